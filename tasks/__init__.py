@@ -1,0 +1,1 @@
+"""Verbs are Prefect tasks, nouns are plain Python."""

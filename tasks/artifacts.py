@@ -1,0 +1,184 @@
+"""The nouns between the verbs: small frozen records of paths, digests and numbers; never tensors, never datasets.
+
+A record is stored as `manifest.json` in its own step folder. `folder` is not stored: it is where the manifest was found,
+so that a state folder can be moved. Paths inside a record are relative to it.
+"""
+
+from pathlib import Path
+from typing import Literal
+
+from pydantic import BaseModel, ConfigDict, Field
+
+Who = Literal["base", "candidate", "champion"]
+
+
+class Value(BaseModel):
+    """A frozen, closed record."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+
+class StepRecord(Value):
+    """What a finished step left behind."""
+
+    key: str = Field("", description="Digest of everything that went in; the folder's name.")
+    digest: str = Field(description="Digest of what came out; the next step's input.")
+    folder: Path = Field(Path(), description="Where the files are; filled in when the manifest is read.")
+    reused: bool = Field(False, description="Found, not made, in this flow run.")
+
+    def path(self, name: str) -> Path:
+        """A file of this step, by its relative name."""
+        return self.folder / name
+
+
+class ValidatedDataset(StepRecord):
+    """Splits as JSON lines (`train.jsonl`, `validation.jsonl`, `test.jsonl`), `quarantine.jsonl` and the report.
+
+    The reports are `report.json`, `report.md` and `report.html`.
+    """
+
+    name: str
+    format: str
+    sources: list[str]
+    rows: dict[str, int] = Field(description="Records a split, and 'quarantine'.")
+    findings: dict[str, int] = Field(description="Records a check found, by check.")
+    source_digest: str
+
+
+class TokenizedDataset(StepRecord):
+    """`train.parquet` and `validation.parquet` (input_ids, labels), and the mask report `masks.html` and `masks.md`."""
+
+    base: Path = Field(description="The base model's folder.")
+    base_digest: str
+    tokenizer_digest: str
+    template_digest: str
+    rows: dict[str, int]
+    tokens: dict[str, int] = Field(description="Tokens a split.")
+    trained_tokens: dict[str, int] = Field(description="Tokens that carry a label, a split.")
+    truncated: dict[str, int] = Field(description="Examples cut to the longest length, a split.")
+
+
+class TrainedWeights(StepRecord):
+    """`weights/` (an adapter or full weights as safetensors, with the tokenizer) and `events.jsonl`."""
+
+    method: str
+    kind: Literal["adapter", "full"]
+    base: Path
+    base_digest: str
+    steps: int
+    tokens: int = Field(description="Tokens that went through training.")
+    seconds: float
+    trainable_parameters: int
+    best_step: int
+    best_validation_loss: float | None
+    final_training_loss: float
+    stopped_early: bool = False
+
+
+class Estimate(Value):
+    """A mean over rows with its bootstrap interval."""
+
+    mean: float
+    low: float
+    high: float
+    rows: int
+
+
+class Comparison(Value):
+    """Candidate minus another model on the same rows, a metric; higher is better for the candidate."""
+
+    metric: str
+    against: Who
+    difference: Estimate
+    p_value: float = Field(description="Two-sided paired permutation test.")
+    wins: int
+    losses: int
+    ties: int
+
+
+class SliceScores(Value):
+    """Scores on the rows where a column has one value."""
+
+    column: str
+    value: str
+    rows: int
+    scores: dict[Who, dict[str, Estimate]]
+
+
+class SuiteReport(Value):
+    """One suite: the same rows answered by each model."""
+
+    suite: str
+    rows: int
+    scores: dict[Who, dict[str, Estimate]] = Field(description="Also perplexity, answer_tokens and stop_rate.")
+    comparisons: list[Comparison]
+    slices: list[SliceScores]
+
+
+class EvaluationReport(StepRecord):
+    """`report.json`, `report.md`, `report.html` (self-contained) and `rows.parquet` (every row, every answer)."""
+
+    primary_metric: str
+    confidence: float
+    suites: dict[str, SuiteReport]
+    candidate_digest: str
+    base_digest: str
+    champion: str = Field("", description="Registry name and version of the champion; empty when there was none.")
+    champion_digest: str = ""
+    examples: list[dict[str, str]] = Field(description="A few rows: prompt, reference, base, candidate.")
+
+
+class Parity(Value):
+    """How far a merged model is from base plus adapter."""
+
+    prompts: int
+    tokens: int
+    mean_kl: float
+    max_kl: float
+    top1_agreement: float
+    answer_agreement: float
+
+
+class MergedModel(StepRecord):
+    """`model/`: a folder that transformers loads by itself; for full fine-tuning, the trained weights as they are."""
+
+    kind: Literal["merged", "full"]
+    model: Path = Field(description="The model folder.")
+    model_digest: str
+    parity: Parity | None = Field(description="None for full fine-tuning, where nothing was folded.")
+
+
+class ModelVersions(StepRecord):
+    """The registry's versions of one release, tied together, and `release.json`, the manifest of how they came to be."""
+
+    name: str
+    version: int
+    adapter_name: str = ""
+    adapter_version: int = 0
+    mlflow_run_id: str
+    tracking_uri: str
+
+
+class PolicyCheck(Value):
+    """One rule of the policy, applied."""
+
+    rule: str
+    passed: bool
+    reason: str
+
+
+class PromotionDecision(StepRecord):
+    """What was decided, why, and which aliases moved; kept in the ledger whether it was yes or no."""
+
+    name: str
+    version: int
+    adapter_version: int = 0
+    promote: bool
+    target: str
+    checks: list[PolicyCheck]
+    previous: int = Field(0, description="Version that `previous` points at now; 0 for none.")
+
+    @property
+    def reasons(self) -> list[str]:
+        """The reasons that decided: the failures of a no, every check of a yes."""
+        return [check.reason for check in self.checks if check.passed == self.promote]

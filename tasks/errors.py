@@ -1,0 +1,53 @@
+"""The error tree: the type decides whether a task is tried again, the text says where, what was found and what to do."""
+
+
+class TunelineError(Exception):
+    """Anything Tuneline reports on purpose; its text stands alone on a run page."""
+
+
+class PermanentError(TunelineError):
+    """Trying again cannot help: the input, the recipe or the machine has to change first."""
+
+
+class InvalidRecipe(PermanentError):
+    """A recipe asks for something that does not exist or contradicts itself."""
+
+
+class InvalidData(PermanentError):
+    """Sources that cannot be read, or too many bad records in them."""
+
+
+class InvalidBaseModel(PermanentError):
+    """A base model that cannot be found, loaded or trusted, or that an adapter was not trained on."""
+
+
+class WorkRefused(PermanentError):
+    """A proof failed: an adapter that changes nothing, a merge that answers differently, a version that does not answer."""
+
+
+class StateUnusable(PermanentError):
+    """The state folder cannot be written: read-only, full, or damaged."""
+
+
+class UnknownVersion(PermanentError):
+    """A registry name, version or alias that does not exist."""
+
+
+class TransientError(TunelineError):
+    """The same work may succeed when tried again."""
+
+
+class ServiceUnavailable(TransientError):
+    """A server did not answer, or gave up half way."""
+
+
+class WorkerDied(TransientError):
+    """The training process ended without finishing; its checkpoints are kept."""
+
+
+class OutOfMemory(WorkerDied):
+    """The training process was refused memory; the next try halves the micro-batch."""
+
+
+class TrainingDiverged(WorkerDied):
+    """The loss is no longer a number; the next try starts from the last good checkpoint."""

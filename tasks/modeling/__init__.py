@@ -1,0 +1,1 @@
+"""Base models, methods, the training process, generation and merging."""

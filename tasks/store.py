@@ -1,0 +1,154 @@
+"""Folders by content digest: inputs in, a finished folder out, made once.
+
+A step is built in `<kind>/<key>.partial` under a lock that dies with its process, its manifest is written last, and the
+folder is renamed into place. So a folder with its final name is whole; a partial one was interrupted, and its step may go
+on in it or start it anew.
+"""
+
+import errno
+import hashlib
+import json
+import os
+import shutil
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, TypeVar
+
+from filelock import FileLock, Timeout
+from pydantic import BaseModel, ValidationError
+
+from tasks.artifacts import StepRecord
+from tasks.errors import StateUnusable
+
+Result = TypeVar("Result", bound=StepRecord)
+MANIFEST = "manifest.json"
+
+
+def digest(value: Any) -> str:
+    """sha256 of a value's canonical JSON, 64 hex digits.
+
+    >>> digest({"b": 1, "a": [2, "x"]}) == digest({"a": (2, "x"), "b": 1})
+    True
+    """
+    text = json.dumps(value, sort_keys=True, ensure_ascii=False, separators=(",", ":"), default=_plain)
+    return hashlib.sha256(text.encode()).hexdigest()
+
+
+def _plain(value: Any) -> Any:
+    if isinstance(value, BaseModel):
+        return value.model_dump(mode="json")
+    if isinstance(value, Path):
+        raise TypeError(f"{value}: a path is never part of a digest; give the digest of the bytes behind it")
+    raise TypeError(f"{type(value).__name__} has no canonical JSON")
+
+
+def file_digest(path: Path) -> str:
+    """sha256 of a file's bytes, 64 hex digits."""
+    with path.open("rb") as stream:
+        return hashlib.file_digest(stream, "sha256").hexdigest()
+
+
+def files_digest(files: Mapping[str, Path]) -> str:
+    """One digest for several files by name: names and bytes count, places do not."""
+    return digest({name: file_digest(path) for name, path in files.items()})
+
+
+class StepStore:
+    """The step folders of one state folder.
+
+    Raises StateUnusable where the state folder cannot be written.
+    """
+
+    def __init__(self, root: Path) -> None:
+        self.root = root
+
+    def find(self, kind: str, key: str, record: type[Result]) -> Result | None:
+        """The finished step of these inputs, or None; a folder whose files are gone or torn counts as not there."""
+        folder = self.root / kind / key[:32]
+        try:
+            manifest = json.loads((folder / MANIFEST).read_text("utf-8"))
+            if any((folder / name).stat().st_size != size for name, size in manifest["files"].items()):
+                return None
+            found = record.model_validate(manifest["record"])
+        except (OSError, ValueError, KeyError, ValidationError):
+            return None
+        return found.model_copy(update={"folder": folder, "reused": True})
+
+    def make(
+        self,
+        kind: str,
+        inputs: Mapping[str, Any],
+        record: type[Result],
+        build: Callable[[Path], Result],
+        resumable: bool = False,
+    ) -> Result:
+        """Find the step of these inputs, or build it: `build` fills the folder it is given and returns the record.
+
+        With `resumable`, an interrupted build's folder is handed on as it was left; otherwise it starts empty.
+        """
+        key = digest({"kind": kind, **inputs})
+        if found := self.find(kind, key, record):
+            return found
+        with writable(self.root), self._lock(kind, key):
+            if found := self.find(kind, key, record):
+                return found
+            folder = self.root / kind / key[:32]
+            partial = folder.with_name(f"{folder.name}.partial")
+            if partial.exists() and not resumable:
+                shutil.rmtree(partial)
+            partial.mkdir(parents=True, exist_ok=True)
+            _write(partial / "inputs.json", dict(inputs))
+            made = build(partial).model_copy(update={"key": key})
+            self._finish(partial, folder, made)
+        return made.model_copy(update={"folder": folder, "reused": False})
+
+    @contextmanager
+    def _lock(self, kind: str, key: str) -> Iterator[None]:
+        """One builder a step; the kernel frees the lock when its process dies, however it dies."""
+        path = self.root / kind / f"{key[:32]}.lock"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        try:
+            with FileLock(path, timeout=24 * 3600):
+                yield
+        except Timeout:
+            raise StateUnusable(f"{path}: another process has been building this step for a day; end it first.") from None
+
+    def _finish(self, partial: Path, folder: Path, made: StepRecord) -> None:
+        files = {str(path.relative_to(partial)): path.stat().st_size for path in sorted(partial.rglob("*")) if path.is_file()}
+        content = {"record": made.model_dump(mode="json", exclude={"folder", "reused"}), "files": files}
+        _write(partial / MANIFEST, content)
+        # Renamed into place last: a folder under its final name is whole, and what stood there was torn.
+        if folder.exists():
+            shutil.rmtree(folder)
+        partial.rename(folder)
+
+
+def _write(path: Path, content: Any) -> None:
+    temporary = path.with_name(f".{path.name}.new")
+    with temporary.open("w", encoding="utf-8") as stream:
+        json.dump(content, stream, ensure_ascii=False, indent=1, default=_plain)
+        stream.flush()
+        os.fsync(stream.fileno())
+    temporary.replace(path)
+
+
+@contextmanager
+def writable(root: Path) -> Iterator[None]:
+    """Turn what a full or read-only disk raises into a message that says where and what to do."""
+    try:
+        root.mkdir(parents=True, exist_ok=True)
+        yield
+    except OSError as fault:
+        problem = {
+            errno.ENOSPC: "the disk is full; free space",
+            errno.EDQUOT: "the disk quota is used up; free space",
+            errno.EROFS: "the file system is read-only; mount it for writing",
+            errno.EACCES: "it may not be written; change its permissions",
+            errno.ENOTDIR: "part of this path is a file; move it away",
+        }.get(fault.errno or 0)
+        if problem is None:
+            raise
+        raise StateUnusable(
+            f"{fault.filename or root}: {problem}, or point TUNELINE_HOME elsewhere. Nothing half-made is kept as finished."
+        ) from fault
