@@ -1,0 +1,133 @@
+"""Where everything lies and how the libraries behave: the process environment in, a State and its variables out.
+
+Nothing heavy is imported here: a look-up pays for this module too.
+"""
+
+import json
+import os
+from dataclasses import dataclass
+from pathlib import Path
+
+SERVERS = {
+    "PREFECT_SERVER_ANALYTICS_ENABLED": "false",
+    "PREFECT_SERVER_EPHEMERAL_STARTUP_TIMEOUT_SECONDS": "120",
+    "PREFECT_LOGGING_EXTRA_LOGGERS": "tuneline",
+    "PREFECT_LOGGING_TO_API_WHEN_MISSING_FLOW": "ignore",
+    # The run page keeps Prefect's own lines; the terminal shows ours.
+    "PREFECT_LOGGING_HANDLERS_CONSOLE_LEVEL": "WARNING",
+    "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "2",
+    "MLFLOW_HTTP_REQUEST_BACKOFF_FACTOR": "1",
+    "MLFLOW_HTTP_REQUEST_BACKOFF_JITTER": "0",
+    "MLFLOW_HTTP_REQUEST_TIMEOUT": "30",
+    "MLFLOW_UV_AUTO_DETECT": "false",
+    "MLFLOW_ALLOW_PICKLE_DESERIALIZATION": "false",
+    "MLFLOW_DISABLE_TELEMETRY": "true",
+    "GIT_PYTHON_REFRESH": "quiet",
+    "TOKENIZERS_PARALLELISM": "false",
+}
+EPHEMERAL = {
+    "PREFECT_SERVER_REGISTER_BLOCKS_ON_START": "false",
+    "PREFECT_SERVER_SERVICES_SCHEDULER_ENABLED": "false",
+    "PREFECT_SERVER_SERVICES_LATE_RUNS_ENABLED": "false",
+    "PREFECT_SERVER_SERVICES_FOREMAN_ENABLED": "false",
+    "PREFECT_SERVER_SERVICES_CANCELLATION_CLEANUP_ENABLED": "false",
+    "PREFECT_SERVER_SERVICES_PAUSE_EXPIRATIONS_ENABLED": "false",
+    "PREFECT_SERVER_SERVICES_REPOSSESSOR_ENABLED": "false",
+    "PREFECT_SERVER_SERVICES_TRIGGERS_ENABLED": "false",
+}
+"""For Prefect's temporary server only: it lives for one flow run and schedules nothing."""
+
+
+@dataclass(frozen=True)
+class State:
+    """The state folder: everything Tuneline keeps, so that deleting or moving one folder is enough."""
+
+    root: Path
+
+    @property
+    def mlflow_db(self) -> Path:
+        """MLflow's SQLite file, used while MLFLOW_TRACKING_URI is not set."""
+        return self.root / "mlflow.db"
+
+    @property
+    def tracking_uri(self) -> str:
+        """The MLflow that remembers: MLFLOW_TRACKING_URI, or the SQLite file."""
+        return os.environ.get("MLFLOW_TRACKING_URI") or f"sqlite:///{self.mlflow_db.absolute()}"
+
+    @property
+    def artifacts(self) -> Path:
+        """Where embedded MLflow keeps artifacts."""
+        return self.root / "mlflow-artifacts"
+
+    @property
+    def steps(self) -> Path:
+        """The step store's folders."""
+        return self.root / "steps"
+
+    @property
+    def bases(self) -> Path:
+        """Base models fetched once."""
+        return self.root / "bases"
+
+    @property
+    def prefect_home(self) -> Path:
+        """Prefect's database, profiles and results."""
+        return self.root / "prefect"
+
+    @property
+    def ledger(self) -> Path:
+        """Every promotion decision, one JSON line each."""
+        return self.root / "ledger.jsonl"
+
+    @property
+    def logs(self) -> Path:
+        """One log file a command."""
+        return self.root / "logs"
+
+    @property
+    def ui_file(self) -> Path:
+        """Ports and process ids of the servers of `tuneline ui`, while they run."""
+        return self.root / "ui.json"
+
+
+def state() -> State:
+    """The state folder of this process: $TUNELINE_HOME, or .tuneline in the working folder; absolute."""
+    return State(Path(os.environ.get("TUNELINE_HOME") or ".tuneline").absolute())
+
+
+def prepare_environment(state: State) -> None:
+    """Set what Prefect and MLflow read when they are imported; what the user has set stays.
+
+    Call it before either library is imported.
+    """
+    chosen = {**SERVERS, "TUNELINE_HOME": str(state.root), "PREFECT_HOME": str(state.prefect_home)}
+    if not os.environ.get("PREFECT_API_URL"):
+        url = prefect_address(state)
+        chosen |= {"PREFECT_API_URL": url} if url else EPHEMERAL
+    for name, value in chosen.items():
+        os.environ.setdefault(name, value)
+
+
+def prefect_address(state: State) -> str | None:
+    """API address of the Prefect server that `tuneline ui` runs over this state, or None where none answers in 1 s."""
+    try:
+        server = json.loads(state.ui_file.read_text("utf-8"))["prefect"]
+        os.kill(int(server["pid"]), 0)
+        port = int(server["port"])
+    except (OSError, ValueError, KeyError, TypeError):
+        return None
+    return f"http://127.0.0.1:{port}/api" if answers(port, "/api/health") else None
+
+
+def answers(port: int, path: str, seconds: float = 1.0) -> bool:
+    """Whether a local server says 200 to GET `path` within `seconds`."""
+    from http.client import HTTPConnection, HTTPException
+
+    connection = HTTPConnection("127.0.0.1", port, timeout=seconds)
+    try:
+        connection.request("GET", path)
+        return connection.getresponse().status == 200
+    except (OSError, HTTPException):
+        return False
+    finally:
+        connection.close()
