@@ -60,7 +60,9 @@ class PromptRenderer:
                 "prompt.template: this base model's tokenizer has no chat template; use 'guide', or 'custom' with a Jinja text."
             )
         if tokenizer.eos_token_id is None:
-            raise InvalidRecipe("base.model: the tokenizer has no end-of-sequence token, so a model could never learn to stop.")
+            raise InvalidRecipe(
+                "base.model: the tokenizer has no end-of-sequence token, so a model could never learn to stop."
+            )
         self.stop_ids = frozenset({tokenizer.eos_token_id, *stop_ids})
 
     def text(self, messages: Messages, answer_follows: bool) -> str:
@@ -97,7 +99,9 @@ class PromptRenderer:
                 continue
             before, after = self.text(messages[:turn], True), self.text(messages[: turn + 1], False)
             if not (before.startswith(printed) and after.startswith(before)):
-                raise InvalidRecipe("prompt: the chat template prints a conversation's beginning differently once it goes on.")
+                raise InvalidRecipe(
+                    "prompt: the chat template prints a conversation's beginning differently once it goes on."
+                )
             if message["content"].strip() not in after[len(before) :]:
                 raise InvalidRecipe("prompt: the chat template does not print the answer, so nothing could be trained.")
             context, answer = self._ids(before[len(printed) :]), self._answer_ids(after[len(before) :])

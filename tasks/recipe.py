@@ -40,7 +40,9 @@ class BaseModelRecipe(Stage):
         description="A carried model (`tuneline fetch-base`), a folder, a hub name such as Qwen/Qwen3-0.6B, or models:/name@alias.",
     )
     revision: str = Field("", title="Revision", description="Hub revision to pin; empty means the hub's main.")
-    trust_remote_code: bool = Field(False, title="Trust remote code", description="Run Python that comes with the model.")
+    trust_remote_code: bool = Field(
+        False, title="Trust remote code", description="Run Python that comes with the model."
+    )
 
 
 class DataFormat(StrEnum):
@@ -84,17 +86,33 @@ class DataRecipe(Stage):
         title="Training sources",
         description="Files, folders, globs, or Hugging Face dataset names (hf:org/name or hf:org/name:split).",
     )
-    validation: list[str] = Field([], title="Validation sources", description="Empty means: split off the training sources.")
+    validation: list[str] = Field(
+        [], title="Validation sources", description="Empty means: split off the training sources."
+    )
     test: list[str] = Field([], title="Test sources", description="Empty means: split off the training sources.")
-    validation_fraction: float = Field(0.1, ge=0, lt=0.5, title="Validation share", description="Share split off for validation.")
+    validation_fraction: float = Field(
+        0.1, ge=0, lt=0.5, title="Validation share", description="Share split off for validation."
+    )
     test_fraction: float = Field(0.1, ge=0, lt=0.5, title="Test share", description="Share split off for the test.")
-    format: DataFormat = Field(DataFormat.auto, title="Format", description="auto looks at the rows and says what it found.")
+    format: DataFormat = Field(
+        DataFormat.auto, title="Format", description="auto looks at the rows and says what it found."
+    )
     columns: ColumnMapping = Field(ColumnMapping(), title="Columns", description="For the format 'columns'.")
-    slice_columns: list[str] = Field([], title="Slice columns", description="Columns kept to score slices of the test rows by.")
-    min_characters: int = Field(1, ge=1, title="Shortest answer", description="Characters; a shorter answer is quarantined.")
-    max_characters: int = Field(20_000, ge=1, title="Longest record", description="Characters; a longer record is quarantined.")
+    slice_columns: list[str] = Field(
+        [], title="Slice columns", description="Columns kept to score slices of the test rows by."
+    )
+    min_characters: int = Field(
+        1, ge=1, title="Shortest answer", description="Characters; a shorter answer is quarantined."
+    )
+    max_characters: int = Field(
+        20_000, ge=1, title="Longest record", description="Characters; a longer record is quarantined."
+    )
     near_duplicate_similarity: float = Field(
-        0.9, ge=0.5, le=1.0, title="Near-duplicate similarity", description="Prompts at least this alike share one split."
+        0.9,
+        ge=0.5,
+        le=1.0,
+        title="Near-duplicate similarity",
+        description="Prompts at least this alike share one split.",
     )
     personal_data: PersonalData = Field(
         PersonalData.report, title="Personal data", description="What to do with e-mail addresses and card numbers."
@@ -122,9 +140,13 @@ class PromptRecipe(Stage):
         title="Template",
         description="chat: the tokenizer's own; guide: 指令/输入/输出; custom: the Jinja text below.",
     )
-    custom_template: str = Field("", title="Custom template", description="A Jinja chat template, for template 'custom'.")
+    custom_template: str = Field(
+        "", title="Custom template", description="A Jinja chat template, for template 'custom'."
+    )
     system: str = Field("", title="System message", description="Put before every record that has none of its own.")
-    max_length: int = Field(1024, ge=8, title="Longest example", description="Tokens; longer answers are cut and reported.")
+    max_length: int = Field(
+        1024, ge=8, title="Longest example", description="Tokens; longer answers are cut and reported."
+    )
 
     @model_validator(mode="after")
     def _template_has_text(self) -> Self:
@@ -140,7 +162,9 @@ class LoraMethod(Stage):
     type: Literal["lora"] = kind("lora")
     rank: int = Field(16, ge=1, le=1024, title="Rank", description="Rank of the update matrices.")
     alpha: int = Field(32, ge=1, title="Alpha", description="Updates are scaled by alpha / rank.")
-    dropout: float = Field(0.05, ge=0, lt=1, title="Dropout", description="Share of the update's inputs dropped in training.")
+    dropout: float = Field(
+        0.05, ge=0, lt=1, title="Dropout", description="Share of the update's inputs dropped in training."
+    )
     target_modules: list[str] = Field(
         ["all-linear"], min_length=1, title="Target modules", description="Layer names, or all-linear."
     )
@@ -179,19 +203,32 @@ class TrainingRecipe(Stage):
     model_config = ConfigDict(title="Training")
     method: Method = Field(LoraMethod(), title="Method", description="What is trained.")
     epochs: float = Field(1.0, gt=0, title="Epochs", description="Passes over the training split.")
-    max_steps: int = Field(0, ge=0, title="Step limit", description="Stop after this many optimiser steps; 0 means no limit.")
+    max_steps: int = Field(
+        0, ge=0, title="Step limit", description="Stop after this many optimiser steps; 0 means no limit."
+    )
     batch_tokens: int = Field(1024, ge=8, title="Batch tokens", description="Token budget of one forward pass.")
-    gradient_accumulation: int = Field(1, ge=1, title="Gradient accumulation", description="Forward passes in one optimiser step.")
+    gradient_accumulation: int = Field(
+        1, ge=1, title="Gradient accumulation", description="Forward passes in one optimiser step."
+    )
     learning_rate: float = Field(2e-4, gt=0, le=1, title="Learning rate", description="Highest learning rate.")
     schedule: Schedule = Field(Schedule.linear, title="Schedule", description="Learning rate after the warm-up.")
     warmup_ratio: float = Field(0.03, ge=0, lt=1, title="Warm-up", description="Share of the steps with a rising rate.")
     weight_decay: float = Field(0.0, ge=0, lt=1, title="Weight decay", description="AdamW's decoupled weight decay.")
-    max_grad_norm: float = Field(1.0, ge=0, title="Gradient clipping", description="Largest gradient norm; 0 means no clipping.")
-    validations: int = Field(5, ge=1, title="Validations", description="How often, over the training, the validation loss is measured.")
-    early_stopping_patience: int = Field(
-        0, ge=0, title="Early stopping", description="Stop after this many validations without a better loss; 0 means never."
+    max_grad_norm: float = Field(
+        1.0, ge=0, title="Gradient clipping", description="Largest gradient norm; 0 means no clipping."
     )
-    checkpoint_seconds: int = Field(60, ge=1, title="Checkpoint interval", description="Seconds of work a crash may cost at most.")
+    validations: int = Field(
+        5, ge=1, title="Validations", description="How often, over the training, the validation loss is measured."
+    )
+    early_stopping_patience: int = Field(
+        0,
+        ge=0,
+        title="Early stopping",
+        description="Stop after this many validations without a better loss; 0 means never.",
+    )
+    checkpoint_seconds: int = Field(
+        60, ge=1, title="Checkpoint interval", description="Seconds of work a crash may cost at most."
+    )
     precision: Precision = Field(Precision.auto, title="Precision", description="auto chooses by device.")
     gradient_checkpointing: bool = Field(False, title="Gradient checkpointing", description="Less memory, more time.")
 
@@ -211,7 +248,9 @@ class EvaluationRecipe(Stage):
 
     model_config = ConfigDict(title="Evaluation")
     metrics: list[MetricName] = Field(list(MetricName), min_length=1, title="Metrics", description="Scores a row.")
-    primary_metric: MetricName = Field(MetricName.exact_match, title="Primary metric", description="The one that promotion looks at first.")
+    primary_metric: MetricName = Field(
+        MetricName.exact_match, title="Primary metric", description="The one that promotion looks at first."
+    )
     max_new_tokens: int = Field(128, ge=1, title="Longest answer", description="Tokens generated at most.")
     batch_size: int = Field(64, ge=1, title="Batch size", description="Prompts generated at once.")
     limit: int = Field(0, ge=0, title="Row limit", description="Score at most this many test rows; 0 means all.")
@@ -231,8 +270,12 @@ class MergingRecipe(Stage):
     model_config = ConfigDict(title="Merging")
     prompts: int = Field(32, ge=1, title="Prompts", description="Validation prompts the parity is measured on.")
     max_mean_kl: float = Field(1e-3, gt=0, title="Mean KL bound", description="Nats a token, adapter against merged.")
-    min_top1_agreement: float = Field(0.99, ge=0, le=1, title="Top-1 agreement bound", description="Share of equal most likely tokens.")
-    min_answer_agreement: float = Field(0.9, ge=0, le=1, title="Answer agreement bound", description="Share of equal greedy answers.")
+    min_top1_agreement: float = Field(
+        0.99, ge=0, le=1, title="Top-1 agreement bound", description="Share of equal most likely tokens."
+    )
+    min_answer_agreement: float = Field(
+        0.9, ge=0, le=1, title="Answer agreement bound", description="Share of equal greedy answers."
+    )
 
 
 class ServingRecipe(Stage):
@@ -257,7 +300,9 @@ class PromotionRecipe(Stage):
 
     model_config = ConfigDict(title="Promotion")
     policy: str = Field("mlflow/promotion_policy.yaml", title="Policy", description="The file whose rules decide.")
-    target: PromotionTarget = Field(PromotionTarget.production, title="Target", description="Alias to move when the policy says yes.")
+    target: PromotionTarget = Field(
+        PromotionTarget.production, title="Target", description="Alias to move when the policy says yes."
+    )
 
 
 class Recipe(Stage):
@@ -265,7 +310,9 @@ class Recipe(Stage):
 
     model_config = ConfigDict(title="Recipe")
     name: str = Field(
-        pattern=r"^[a-z0-9][a-z0-9._-]{0,99}$", title="Name", description="Registered model; the adapter is <name>-adapter."
+        pattern=r"^[a-z0-9][a-z0-9._-]{0,99}$",
+        title="Name",
+        description="Registered model; the adapter is <name>-adapter.",
     )
     base: BaseModelRecipe = Field(BaseModelRecipe(), title="Base model", description="The weights to start from.")
     data: DataRecipe = Field(title="Data", description="Where records come from.")

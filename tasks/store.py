@@ -112,10 +112,14 @@ class StepStore:
             with FileLock(path, timeout=24 * 3600):
                 yield
         except Timeout:
-            raise StateUnusable(f"{path}: another process has been building this step for a day; end it first.") from None
+            raise StateUnusable(
+                f"{path}: another process has been building this step for a day; end it first."
+            ) from None
 
     def _finish(self, partial: Path, folder: Path, made: StepRecord) -> None:
-        files = {str(path.relative_to(partial)): path.stat().st_size for path in sorted(partial.rglob("*")) if path.is_file()}
+        files = {
+            str(path.relative_to(partial)): path.stat().st_size for path in sorted(partial.rglob("*")) if path.is_file()
+        }
         content = {"record": made.model_dump(mode="json", exclude={"folder", "reused"}), "files": files}
         _write(partial / MANIFEST, content)
         # Renamed into place last: a folder under its final name is whole, and what stood there was torn.

