@@ -1,0 +1,131 @@
+"""Sources as a recipe writes them in, files and hub datasets that exist out; and one digest of all their bytes."""
+
+import difflib
+import re
+from collections.abc import Iterator
+from glob import has_magic
+from pathlib import Path
+from typing import Literal, NamedTuple
+
+from tasks.errors import InvalidData
+from tasks.recipe import DataRecipe
+from tasks.store import digest, file_digest
+
+SplitRole = Literal["train", "validation", "test"]
+ROLES: tuple[SplitRole, ...] = ("train", "validation", "test")
+SUFFIXES = (".json", ".jsonl", ".ndjson", ".csv", ".tsv", ".parquet")
+_HUB_NAME = re.compile(r"[\w-][\w.-]*/[\w-][\w.-]*(:[\w.+%\[\]-]+)?")
+
+
+class HubDataset(NamedTuple):
+    """A Hugging Face dataset and the split to read."""
+
+    name: str
+    split: str
+
+    def __str__(self) -> str:
+        return f"hf:{self.name}:{self.split}"
+
+
+Source = Path | HubDataset
+
+
+def find(written: str) -> list[Source]:
+    """What a source stands for: a file, the data files of a folder or glob (sorted), or a hub dataset.
+
+    Raises InvalidData when there is nothing: with the source as written, the working folder and the nearest names.
+    """
+    if written.startswith("hf:"):
+        return [_hub(written.removeprefix("hf:"), written)]
+    path = Path(written).expanduser()
+    if path.is_file():
+        return [path]
+    if path.is_dir():
+        return _listed(written, _data_files(path), "holds no data files (" + ", ".join(SUFFIXES) + ", also with .gz)")
+    if has_magic(written):
+        root, pattern = (
+            (Path(path.anchor), str(path.relative_to(path.anchor))) if path.is_absolute() else (Path(), str(path))
+        )
+        matches = (match for match in root.glob(pattern) if match.is_file())
+        return _listed(written, matches, "matches no file")
+    if _HUB_NAME.fullmatch(written) and not path.parent.is_dir() and not _is_data(path):
+        return [_hub(written, written)]
+    raise InvalidData(f"{written}: no such file or folder in {Path.cwd()}{_near(path)}.")
+
+
+def expand(recipe: DataRecipe) -> dict[SplitRole, list[Source]]:
+    """Every source of a recipe by its role, in the order written; a file named twice in one role is read once."""
+    written: dict[SplitRole, list[str]] = {"train": recipe.train, "validation": recipe.validation, "test": recipe.test}
+    return {role: list(dict.fromkeys(source for one in written[role] for source in find(one))) for role in ROLES}
+
+
+def source_digest(recipe: DataRecipe) -> str:
+    """Digest of the bytes of every source and their role; names, paths and order do not count.
+
+    A hub dataset counts with its name, split and the revision the hub answers with. Raises InvalidData when a source is
+    missing or the hub cannot be asked.
+    """
+    return digest({role: sorted(map(_fingerprint, sources)) for role, sources in expand(recipe).items()})
+
+
+def _fingerprint(source: Source) -> str:
+    if isinstance(source, Path):
+        return file_digest(source)
+    return f"{source}@{hub_revision(source)}"
+
+
+def hub_revision(source: HubDataset) -> str:
+    """The commit the hub has now for a dataset, or the cached one while the hub cannot be reached."""
+    from huggingface_hub import HfApi, snapshot_download
+    from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError
+
+    try:
+        return str(HfApi().dataset_info(source.name, timeout=20).sha)
+    except (HfHubHTTPError, OSError, RuntimeError) as fault:
+        try:
+            return Path(snapshot_download(source.name, repo_type="dataset", local_files_only=True)).name
+        except (LocalEntryNotFoundError, OSError):
+            raise InvalidData(unreachable(source, fault)) from fault
+
+
+def unreachable(source: HubDataset, fault: Exception) -> str:
+    """The message for a hub dataset that cannot be had."""
+    reason = (str(fault).strip() or type(fault).__name__).splitlines()[0]
+    return (
+        f"{source}: the Hugging Face hub cannot be reached, or has no such dataset ({reason}); "
+        "check the name and the network, or give a local file."
+    )
+
+
+def _hub(name: str, written: str) -> HubDataset:
+    if not _HUB_NAME.fullmatch(name):
+        raise InvalidData(f"{written}: a hub dataset is written hf:org/name or hf:org/name:split.")
+    dataset, _, split = name.partition(":")
+    return HubDataset(dataset, split or "train")
+
+
+def _is_data(path: Path) -> bool:
+    return path.name.removesuffix(".gz").lower().endswith(SUFFIXES)
+
+
+def _data_files(folder: Path) -> Iterator[Path]:
+    for path in folder.rglob("*"):
+        hidden = any(part.startswith(".") for part in path.relative_to(folder).parts)
+        if path.is_file() and _is_data(path) and not hidden:
+            yield path
+
+
+def _listed(written: str, files: Iterator[Path], complaint: str) -> list[Source]:
+    found: list[Source] = [*sorted(files)]
+    if not found:
+        raise InvalidData(f"{written}: {complaint}; looked in {Path.cwd()}.")
+    return found
+
+
+def _near(path: Path) -> str:
+    """The names beside a missing file that look like it, as a clause; empty where there are none."""
+    folder = path.parent
+    names = [entry.name for entry in folder.iterdir()] if folder.is_dir() else []
+    lowered = {name.lower(): name for name in names}
+    near = [lowered[name] for name in difflib.get_close_matches(path.name.lower(), lowered, n=3, cutoff=0.6)]
+    return f"; did you mean {', '.join(str(folder / name) for name in near)}?" if near else ""
