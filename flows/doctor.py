@@ -1,0 +1,194 @@
+"""What this machine can do: the running environment in, findings with a verdict and advice out."""
+
+import importlib.metadata
+import os
+import platform
+import re
+import shutil
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Literal, NamedTuple
+
+from rich.table import Table
+
+from tasks.errors import StateUnusable
+from tasks.settings import State, answers, prefect_address
+from tasks.store import writable
+
+Verdict = Literal["good", "note", "broken"]
+SECONDS_A_FORMAT = 0.4
+"""How long the matrix products of one number format are measured."""
+MATRIX = 1024
+GIB = 1024**3
+NEEDED = (
+    "torch",
+    "transformers",
+    "peft",
+    "accelerate",
+    "datasets",
+    "evaluate",
+    "mlflow",
+    "prefect",
+    "fastapi",
+    "pydantic",
+)
+CONSTRAINTS = Path(__file__).resolve().parents[1] / "constraints.txt"
+
+
+class Finding(NamedTuple):
+    """One thing looked at; a broken one keeps Tuneline from working here."""
+
+    what: str
+    found: str
+    verdict: Verdict = "good"
+
+
+def examine(state: State) -> list[Finding]:
+    """Look at everything, a few seconds; a fault of one thing does not hide the others."""
+    return [*versions(), *machine(), *disk(state), *devices(), *servers(state)]
+
+
+def screen(findings: list[Finding]) -> Table:
+    """The findings as a table."""
+    table = Table(title="Tuneline on this machine", title_justify="left", title_style="bold", show_edge=False)
+    for name in ("", "what"):
+        table.add_column(name, no_wrap=True)
+    table.add_column("found", overflow="fold")
+    marks = {"good": "[green]✓[/]", "note": "[yellow]![/]", "broken": "[bold red]✗[/]"}
+    for finding in findings:
+        table.add_row(marks[finding.verdict], finding.what, finding.found)
+    return table
+
+
+def versions() -> Iterator[Finding]:
+    """Python, and the packages that matter against the pins they were tested with."""
+    supported = sys.version_info >= (3, 11)
+    yield Finding("python", f"{platform.python_version()} in {sys.prefix}", "good" if supported else "broken")
+    pins = pinned()
+    found: list[str] = []
+    for name in NEEDED:
+        try:
+            version = importlib.metadata.version(name)
+        except importlib.metadata.PackageNotFoundError:
+            yield Finding(name, "not installed; run make setup", "broken")
+            continue
+        pin = pins.get(name, version)
+        found.append(f"{name} {version}")
+        if name == "fastapi" and tuple(map(int, version.split(".")[:2])) >= (0, 151):
+            yield Finding(name, f"{version}: no Prefect 3.8 server starts with it; install fastapi<0.151", "broken")
+        elif version.split("+")[0] != pin.split("+")[0]:
+            yield Finding(name, f"{version}, tested with {pin}", "note")
+    yield Finding("packages", ", ".join(found))
+
+
+def pinned() -> dict[str, str]:
+    """Name to version of constraints.txt; empty where the project is installed without it."""
+    if not CONSTRAINTS.is_file():
+        return {}
+    pairs = (line.split("==") for line in CONSTRAINTS.read_text("utf-8").splitlines() if "==" in line)
+    return {name.strip().lower(): version.strip() for name, version in pairs}
+
+
+def machine() -> Iterator[Finding]:
+    """Processors with the instructions that matter, and memory."""
+    import psutil
+
+    flags: set[str] = set()
+    model = platform.processor() or platform.machine()
+    if Path("/proc/cpuinfo").exists():
+        text = Path("/proc/cpuinfo").read_text("utf-8")
+        flags = set(re.findall(r"\b(avx2|avx512f|avx512_bf16|amx_bf16|amx_tile)\b", text))
+        model = next(iter(re.findall(r"model name\s*:\s*(.+)", text)), model)
+    usable = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
+    yield Finding("processor", f"{usable} cores, {model}; {' '.join(sorted(flags)) or 'no AVX2'}")
+    memory = psutil.virtual_memory()
+    found = f"{memory.total / GIB:.1f} GiB, {memory.available / GIB:.1f} free"
+    small = memory.available < 3 * GIB
+    yield Finding("memory", f"{found}{'; the quickstart needs about 3' if small else ''}", "note" if small else "good")
+
+
+def disk(state: State) -> Iterator[Finding]:
+    """Whether the state folder can be written, and how much room it has."""
+    probe = state.root / f".doctor-{os.getpid()}"
+    try:
+        with writable(state.root):
+            probe.write_text("ok", "utf-8")
+            probe.unlink()
+    except (OSError, StateUnusable) as fault:
+        yield Finding("state folder", str(fault), "broken")
+        return
+    free = shutil.disk_usage(state.root).free / GIB
+    advice = "; the quickstart needs about 5" if free < 5 else ""
+    yield Finding("state folder", f"{state.root}, {free:.1f} GiB free{advice}", "note" if advice else "good")
+
+
+def devices() -> Iterator[Finding]:
+    """GPUs, or how fast each number format is on the processor, and which methods can run."""
+    try:
+        import torch
+    except ImportError as fault:
+        yield Finding("torch", f"does not import: {fault}", "broken")
+        return
+    for index in range(torch.cuda.device_count()):
+        card = torch.cuda.get_device_properties(index)
+        bf16 = "bf16" if card.major >= 8 else "no bf16, use fp16"
+        yield Finding(f"GPU {index}", f"{card.name}, {card.total_memory / GIB:.0f} GiB, {bf16}")
+    device = "cuda" if torch.cuda.is_available() else "cpu"
+    if device == "cpu":
+        yield Finding("GPU", "none; training and generation run on the processor", "note")
+    speeds = {name: matmul_speed(name, device) for name in ("fp32", "bf16", "fp16")}
+    best = max(speeds, key=lambda name: speeds[name])
+    # A narrower format costs accuracy: it has to be clearly faster to be worth it.
+    best = best if speeds[best] > 1.2 * speeds["fp32"] else "fp32"
+    measured = ", ".join(f"{name} {speed:,.0f}" for name, speed in speeds.items())
+    yield Finding("matrix products", f"GFLOP/s on {device}: {measured}. Use {best}.")
+    methods = "lora, full" if device == "cuda" else "lora; full for small models (16 bytes a parameter)"
+    yield Finding("methods", methods)
+
+
+def matmul_speed(name: str, device: str) -> float:
+    """Measured billions of operations a second of a square matrix product in one number format."""
+    import torch
+
+    kinds = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
+    left = torch.randn(MATRIX, MATRIX, device=device).to(kinds[name])
+    right = left.T.contiguous()
+    wait = torch.cuda.synchronize if device == "cuda" else (lambda: None)
+    left @ right
+    wait()
+    count, started, seconds = 0, time.perf_counter(), 0.0
+    while seconds < SECONDS_A_FORMAT:
+        left @ right
+        wait()
+        count, seconds = count + 1, time.perf_counter() - started
+    return 2 * MATRIX**3 * count / seconds / 1e9
+
+
+def servers(state: State) -> Iterator[Finding]:
+    """Which Prefect and which MLflow this state uses, and whether they answer."""
+    from urllib.parse import urlsplit
+
+    address = os.environ.get("PREFECT_API_URL", "")
+    if not address:
+        yield Finding("Prefect", f"a temporary server for each flow run, history in {state.prefect_home}")
+    elif address == prefect_address(state):
+        yield Finding("Prefect", f"{address}, the server of tuneline ui")
+    else:
+        yield reachable("Prefect", address, f"{urlsplit(address).path.rstrip('/')}/health")
+    if state.tracking_uri.startswith(("http://", "https://")):
+        yield reachable("MLflow", state.tracking_uri, "/health")
+    else:
+        yield Finding("MLflow", f"{state.tracking_uri}, artifacts in {state.artifacts}")
+
+
+def reachable(what: str, address: str, health: str) -> Finding:
+    """Whether a configured server answers 200 on its health address."""
+    from urllib.parse import urlsplit
+
+    parts = urlsplit(address)
+    port = parts.port or (443 if parts.scheme == "https" else 80)
+    if answers(port, health, seconds=3, host=parts.hostname or "", secure=parts.scheme == "https"):
+        return Finding(what, f"{address} answers")
+    return Finding(what, f"{address} does not answer; start it, or unset its variable to work without", "broken")
