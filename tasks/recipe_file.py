@@ -3,7 +3,7 @@
 import re
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
 import yaml
 from pydantic import ValidationError
@@ -21,7 +21,15 @@ def load_recipe(path: Path | str, overrides: Sequence[str] = ()) -> Recipe:
     Sources and policy files named inside are relative to the working folder, not to the recipe.
     Raises InvalidRecipe with one line a fault: where, which key, what was found, what is allowed.
     """
-    source = _Source(Path(path))
+    return _checked(_Source.read(Path(path)), overrides)
+
+
+def build_recipe(values: dict[str, Any], overrides: Sequence[str] = ()) -> Recipe:
+    """The recipe of values that came from the command line, with overrides applied; raises as `load_recipe` does."""
+    return _checked(_Source(Path("command line"), values), overrides)
+
+
+def _checked(source: "_Source", overrides: Sequence[str]) -> Recipe:
     for override in overrides:
         source.override(override)
     try:
@@ -36,11 +44,11 @@ def load_recipe(path: Path | str, overrides: Sequence[str] = ()) -> Recipe:
 class _Source:
     """A recipe's values with the place each came from, and the faults found so far."""
 
-    def __init__(self, path: Path) -> None:
+    def __init__(self, path: Path, data: dict[str, Any]) -> None:
         self.path = path
+        self.data = data
         self.faults: list[str] = []
-        self.origins: dict[Place, str] = {(): f"{path}:1"}
-        self.data = self._read()
+        self.origins: dict[Place, str] = {(): str(path)}
 
     def where(self, place: Place) -> str:
         """File and line, or option, of a key; of the nearest key around it where it was not written."""
@@ -48,29 +56,31 @@ class _Source:
             place = place[:-1]
         return self.origins[place]
 
-    def _read(self) -> dict[str, Any]:
-        loader = yaml.SafeLoader(_text(self.path))
+    @classmethod
+    def read(cls, path: Path) -> Self:
+        """The values of a YAML file; raises InvalidRecipe where it is not one mapping."""
+        source = cls(path, {})
         try:
+            loader = yaml.SafeLoader(_text(path))
             node = loader.get_single_node()
             if node is None:
-                raise InvalidRecipe(f"{self.path}: the file is empty; {_SMALLEST}")
-            data = self._values(loader, node, ())
+                raise InvalidRecipe(f"{path}: the file is empty; {_SMALLEST}")
+            data = source._values(loader, node, ())
         except yaml.MarkedYAMLError as fault:
             mark = fault.problem_mark or fault.context_mark
             line = f":{mark.line + 1}" if mark else ""
-            raise InvalidRecipe(f"{self.path}{line}: not YAML: {fault.problem or fault.context}") from None
+            raise InvalidRecipe(f"{path}{line}: not YAML: {fault.problem or fault.context}") from None
         except yaml.YAMLError as fault:
-            raise InvalidRecipe(f"{self.path}: not YAML: {fault}") from None
-        finally:
-            loader.dispose()
+            raise InvalidRecipe(f"{path}: not YAML: {fault}") from None
         if not isinstance(data, dict):
-            raise InvalidRecipe(f"{self.path}:1: found {data!r}; a recipe is a mapping of keys; {_SMALLEST}")
-        if isinstance(data.get("base"), str):
-            data["base"] = {"model": data["base"]}
-        return data
+            raise InvalidRecipe(f"{path}:1: found {data!r}; a recipe is a mapping of keys; {_SMALLEST}")
+        # Written out, so that `--set base.revision=...` finds a mapping.
+        source.data = data | ({"base": {"model": data["base"]}} if isinstance(data.get("base"), str) else {})
+        return source
 
     def _values(self, loader: yaml.SafeLoader, node: yaml.Node, place: Place) -> Any:
-        self.origins.setdefault(place, f"{self.path}:{node.start_mark.line + 1}")
+        if place == () or place not in self.origins:
+            self.origins[place] = f"{self.path}:{node.start_mark.line + 1}"
         if isinstance(node, yaml.MappingNode):
             self._report_duplicates(loader, node, place)
             loader.flatten_mapping(node)

@@ -15,13 +15,10 @@ SERVERS = {
     "PREFECT_LOGGING_TO_API_WHEN_MISSING_FLOW": "ignore",
     # The run page keeps Prefect's own lines; the terminal shows ours.
     "PREFECT_LOGGING_HANDLERS_CONSOLE_LEVEL": "WARNING",
-    "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "2",
-    "MLFLOW_HTTP_REQUEST_BACKOFF_FACTOR": "1",
-    "MLFLOW_HTTP_REQUEST_BACKOFF_JITTER": "0",
-    "MLFLOW_HTTP_REQUEST_TIMEOUT": "30",
-    "MLFLOW_UV_AUTO_DETECT": "false",
-    "MLFLOW_ALLOW_PICKLE_DESERIALIZATION": "false",
     "MLFLOW_DISABLE_TELEMETRY": "true",
+    "MLFLOW_LOGGING_LEVEL": "WARNING",
+    "HF_HUB_DISABLE_PROGRESS_BARS": "1",
+    "HF_DATASETS_DISABLE_PROGRESS_BARS": "1",
     "GIT_PYTHON_REFRESH": "quiet",
     "TOKENIZERS_PARALLELISM": "false",
 }
@@ -119,11 +116,11 @@ def prefect_address(state: State) -> str | None:
     return f"http://127.0.0.1:{port}/api" if answers(port, "/api/health") else None
 
 
-def answers(port: int, path: str, seconds: float = 1.0) -> bool:
-    """Whether a local server says 200 to GET `path` within `seconds`."""
-    from http.client import HTTPConnection, HTTPException
+def answers(port: int, path: str, seconds: float = 1.0, host: str = "127.0.0.1", secure: bool = False) -> bool:
+    """Whether a server says 200 to GET `path` within `seconds`."""
+    from http.client import HTTPConnection, HTTPException, HTTPSConnection
 
-    connection = HTTPConnection("127.0.0.1", port, timeout=seconds)
+    connection = (HTTPSConnection if secure else HTTPConnection)(host, port, timeout=seconds)
     try:
         connection.request("GET", path)
         return connection.getresponse().status == 200
