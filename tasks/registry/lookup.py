@@ -1,0 +1,203 @@
+"""Ask a registry which version a name and an alias mean: strings in, a Version out, without importing MLflow.
+
+The library takes two seconds to import; a look-up takes a hundredth. SQLite is read through the standard library, a
+server through its REST API (https://mlflow.org/docs/latest/api_reference/rest-api.html); any other store, and a SQLite
+schema this module does not know, through the client.
+"""
+
+import base64
+import json
+import os
+import sqlite3
+from contextlib import closing
+from pathlib import Path
+from typing import Any
+from urllib.error import HTTPError, URLError
+from urllib.parse import urlencode
+from urllib.request import Request, urlopen
+
+from pydantic import BaseModel, ConfigDict
+
+from tasks.errors import PermanentError, ServiceUnavailable
+
+SECONDS = 5.0
+"""How long a server or a locked database may take to answer."""
+
+_VERSION = (
+    "select run_id, source, description from model_versions "
+    "where workspace = 'default' and name = ? and version = ? and current_stage <> 'Deleted_Internal'"
+)
+_TAGS = "select key, value from model_version_tags where workspace = 'default' and name = ? and version = ?"
+_ALIASES = "select alias, version from registered_model_aliases where workspace = 'default' and name = ?"
+
+
+class Version(BaseModel):
+    """One version of a registered model, as the registry describes it."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    name: str
+    version: int
+    run_id: str
+    source: str
+    tags: dict[str, str]
+    description: str
+
+
+class _UnknownSchemaError(Exception):
+    """A SQLite file written by another release of MLflow."""
+
+
+def find(tracking_uri: str, name: str, alias: str = "production", version: int = 0) -> Version | None:
+    """The version that `alias` points at, or the one with this number; None where there is no such thing.
+
+    Raises ServiceUnavailable where a server gives no answer within 5 s, PermanentError where it refuses to.
+    """
+    if path := sqlite_path(tracking_uri):
+        try:
+            return _find_in_file(path, name, alias, version)
+        except _UnknownSchemaError:
+            pass
+    elif _is_server(tracking_uri):
+        return _find_on_server(tracking_uri, name, alias, version)
+    return _find_with_client(tracking_uri, name, alias, version)
+
+
+def aliases(tracking_uri: str, name: str) -> dict[str, int]:
+    """Every alias of a registered model and the version it points at; empty where there is no such name.
+
+    Raises as `find` does.
+    """
+    if path := sqlite_path(tracking_uri):
+        try:
+            return {alias: int(number) for alias, number in _rows(path, _ALIASES, name)}
+        except _UnknownSchemaError:
+            pass
+    elif _is_server(tracking_uri):
+        answer = _get(tracking_uri, "registered-models/get", name=name)
+        found = answer["registered_model"].get("aliases", []) if answer else []
+        return {entry["alias"]: int(entry["version"]) for entry in found}
+    return _aliases_with_client(tracking_uri, name)
+
+
+def sqlite_path(tracking_uri: str) -> Path | None:
+    """The database file of a `sqlite:///…` address, None for any other address.
+
+    >>> sqlite_path("sqlite:////state/mlflow.db")
+    PosixPath('/state/mlflow.db')
+    """
+    scheme, _, rest = tracking_uri.partition(":///")
+    return Path(rest.partition("?")[0]) if scheme.split("+")[0] == "sqlite" and rest else None
+
+
+def _is_server(tracking_uri: str) -> bool:
+    return tracking_uri.startswith(("http://", "https://"))
+
+
+def _find_in_file(path: Path, name: str, alias: str, version: int) -> Version | None:
+    number = version or dict(_rows(path, _ALIASES, name)).get(alias, 0)
+    found = _rows(path, _VERSION, name, number)
+    if not found:
+        return None
+    run_id, source, description = (text or "" for text in found[0])
+    tags = dict(_rows(path, _TAGS, name, number))
+    return Version(name=name, version=number, run_id=run_id, source=source, tags=tags, description=description)
+
+
+def _rows(path: Path, query: str, *values: Any) -> list[tuple[Any, ...]]:
+    if not path.is_file() or not path.stat().st_size:
+        return []
+    address = f"{path.absolute().as_uri()}?mode=ro"
+    try:
+        with closing(sqlite3.connect(address, uri=True, timeout=SECONDS)) as store:
+            return store.execute(query, values).fetchall()
+    except sqlite3.OperationalError as fault:
+        if "no such" in str(fault):
+            raise _UnknownSchemaError from fault
+        raise ServiceUnavailable(f"{path}: {fault}; another process may be writing, try again.") from fault
+    except sqlite3.DatabaseError as fault:
+        raise PermanentError(f"{path}: {fault}; this is not MLflow's database.") from fault
+
+
+def _find_on_server(tracking_uri: str, name: str, alias: str, version: int) -> Version | None:
+    if version:
+        answer = _get(tracking_uri, "model-versions/get", name=name, version=str(version))
+    else:
+        answer = _get(tracking_uri, "registered-models/alias", name=name, alias=alias)
+    if answer is None:
+        return None
+    found = answer["model_version"]
+    return Version(
+        name=name,
+        version=int(found["version"]),
+        run_id=found.get("run_id", ""),
+        source=found.get("source", ""),
+        tags={tag["key"]: tag.get("value", "") for tag in found.get("tags", [])},
+        description=found.get("description", ""),
+    )
+
+
+def _get(tracking_uri: str, what: str, **query: str) -> dict[str, Any] | None:
+    address = f"{tracking_uri.rstrip('/')}/api/2.0/mlflow/{what}?{urlencode(query)}"
+    try:
+        with urlopen(Request(address, headers=_credentials()), timeout=SECONDS) as answer:
+            return dict(json.load(answer))
+    except HTTPError as fault:
+        text = fault.read(2000).decode("utf-8", "replace")
+        # A name without this alias is an invalid parameter to MLflow, a missing name or version does not exist.
+        if "RESOURCE_DOES_NOT_EXIST" in text or ("INVALID_PARAMETER_VALUE" in text and "alias" in text):
+            return None
+        if fault.code in (408, 429) or fault.code >= 500:
+            raise ServiceUnavailable(f"{tracking_uri}: MLflow answered {fault.code}: {text[:200]}") from fault
+        hint = (
+            " Set MLFLOW_TRACKING_USERNAME and MLFLOW_TRACKING_PASSWORD, or _TOKEN." if fault.code in (401, 403) else ""
+        )
+        raise PermanentError(f"{tracking_uri}: MLflow answered {fault.code}: {text[:200]}{hint}") from fault
+    except (URLError, OSError, ValueError) as fault:
+        reason = getattr(fault, "reason", fault)
+        raise ServiceUnavailable(
+            f"{tracking_uri}: no MLflow server answered within {SECONDS:.0f} s ({reason}). Is it running?"
+        ) from fault
+
+
+def _credentials() -> dict[str, str]:
+    user, password = os.environ.get("MLFLOW_TRACKING_USERNAME"), os.environ.get("MLFLOW_TRACKING_PASSWORD")
+    if user and password:
+        return {"Authorization": "Basic " + base64.b64encode(f"{user}:{password}".encode()).decode()}
+    token = os.environ.get("MLFLOW_TRACKING_TOKEN")
+    return {"Authorization": f"Bearer {token}"} if token else {}
+
+
+def _find_with_client(tracking_uri: str, name: str, alias: str, version: int) -> Version | None:
+    from tasks.errors import UnknownVersion
+    from tasks.registry.tracking import connect, service
+
+    try:
+        with service(tracking_uri):
+            client = connect(tracking_uri)
+            number = version or _aliases_with_client(tracking_uri, name).get(alias, 0)
+            found = client.get_model_version(name, str(number)) if number else None
+    except UnknownVersion:
+        return None
+    if found is None:
+        return None
+    return Version(
+        name=name,
+        version=int(found.version),
+        run_id=found.run_id or "",
+        source=found.source or "",
+        tags=dict(found.tags),
+        description=found.description or "",
+    )
+
+
+def _aliases_with_client(tracking_uri: str, name: str) -> dict[str, int]:
+    from tasks.errors import UnknownVersion
+    from tasks.registry.tracking import connect, service
+
+    try:
+        with service(tracking_uri):
+            found = connect(tracking_uri).get_registered_model(name).aliases
+    except UnknownVersion:
+        return {}
+    return {alias: int(number) for alias, number in found.items()}

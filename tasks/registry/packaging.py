@@ -1,0 +1,146 @@
+"""Make a logged model of a folder: weights and settings in, MLflow's id of a copy that loads by itself out.
+
+The copy is one models-from-code file (`mlflow/serve_model.py`) beside the folder's own bytes. Why not MLflow's
+transformers flavour: it writes the weights anew, and stores an adapter so that it loads wrong. Nothing is loaded or
+pickled here: signature and requirements are written out, because inferring them would load the model twice.
+"""
+
+import re
+import shutil
+import tempfile
+from collections.abc import Iterable, Mapping
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import Any, Literal, NamedTuple
+from urllib.parse import urlparse
+from urllib.request import url2pathname
+
+from tasks.errors import StateUnusable
+from tasks.registry.tracking import MlflowRun
+from tasks.store import writable
+
+Kind = Literal["merged", "full", "adapter", "base"]
+SERVE_MODEL = Path(__file__).parents[2] / "mlflow" / "serve_model.py"
+REQUIRED = ("mlflow", "torch", "transformers", "safetensors", "tokenizers", "jinja2")
+DIGEST_TAG = "digest"
+
+
+class Package(NamedTuple):
+    """What goes into one logged model; `artifacts` are files and folders by the name `serve_model.py` knows."""
+
+    name: str
+    kind: Kind
+    tags: Mapping[str, str]
+    artifacts: Mapping[str, Path]
+    model_config: Mapping[str, Any]
+    max_tokens: int
+    temperature: float
+
+
+def log_model(client: Any, run: MlflowRun, package: Package) -> str:
+    """The id of a logged model with this content: one that an interrupted registration left whole, or a new copy.
+
+    Raises StateUnusable where `serve_model.py` is missing or there is no room for the copies.
+    """
+    name = re.sub(
+        r"[/:.%\"']", "-", package.name
+    )  # MLflow allows less in a logged model's name than in a registered one's.
+    query = f"name = '{name}' AND tags.{DIGEST_TAG} = '{package.tags[DIGEST_TAG]}'"
+    there = client.search_logged_models(experiment_ids=[run.experiment_id], filter_string=query)
+    if whole := [str(each.model_id) for each in there if str(each.status) == "READY"]:
+        return whole[0]
+    torn = [each for each in there if each.source_run_id == run.run_id]
+    logged = (
+        torn[0]
+        if torn
+        else client.create_logged_model(
+            run.experiment_id, name, source_run_id=run.run_id, tags=dict(package.tags), model_type=package.kind
+        )
+    )
+    _copy(run, package, logged)
+    return str(logged.model_id)
+
+
+def _copy(run: MlflowRun, package: Package, logged: Any) -> None:
+    import mlflow.pyfunc
+    from mlflow.models import Model
+
+    if not SERVE_MODEL.is_file():
+        raise StateUnusable(f"{SERVE_MODEL}: not there; run from a checkout, or copy mlflow/serve_model.py there.")
+    _check_room(package.artifacts.values(), local_folder(logged.artifact_location))
+    with writable(Path(tempfile.gettempdir())):
+        # `Model.log` and not `pyfunc.log_model`: it takes the run by id, so no run has to be active (and be ended).
+        Model.log(
+            artifact_path=None,
+            flavor=mlflow.pyfunc,
+            run_id=run.run_id,
+            model_id=logged.model_id,
+            python_model=str(SERVE_MODEL),
+            artifacts={key: str(path) for key, path in package.artifacts.items()},
+            signature=_signature(package.max_tokens, package.temperature),
+            pip_requirements=requirements(package.kind),
+            model_config=dict(package.model_config),
+        )
+
+
+def local_folder(address: str) -> Path | None:
+    """The folder behind a path or a `file:` address, None for any other address."""
+    parts = urlparse(address)
+    return Path(url2pathname(parts.path)) if parts.scheme in ("", "file") else None
+
+
+def _check_room(copied: Iterable[Path], store: Path | None) -> None:
+    """MLflow copies the weights twice: into the temporary folder, then into the artifact store."""
+    files = [file for path in copied for file in (path.rglob("*") if path.is_dir() else [path])]
+    size = sum(file.stat().st_size for file in files if file.is_file())
+    needed: dict[int, tuple[Path, int]] = {}
+    for place in [Path(tempfile.gettempdir()), *([store] if store else [])]:
+        there = next(folder for folder in (place, *place.parents) if folder.exists())
+        device = there.stat().st_dev
+        needed[device] = (there, needed.get(device, (there, 0))[1] + size)
+    for there, bytes_needed in needed.values():
+        free = shutil.disk_usage(there).free
+        if free < bytes_needed:
+            raise StateUnusable(
+                f"{there}: {free >> 20} MB free, registering needs {bytes_needed >> 20} MB; "
+                "free space, or set TMPDIR elsewhere."
+            )
+
+
+def _signature(max_tokens: int, temperature: float) -> Any:
+    from mlflow.models import ModelSignature
+    from mlflow.types import ColSpec, DataType, ParamSchema, ParamSpec, Schema
+    from mlflow.types.schema import Array, Object, Property
+
+    message = Object([Property("role", DataType.string), Property("content", DataType.string)])
+    return ModelSignature(
+        inputs=Schema(
+            [
+                ColSpec(Array(message), "messages", required=False),
+                ColSpec("string", "instruction", required=False),
+                ColSpec("string", "input", required=False),
+            ]
+        ),
+        outputs=Schema([ColSpec("string")]),
+        params=ParamSchema(
+            [
+                ParamSpec("max_tokens", "integer", max_tokens),
+                ParamSpec("temperature", "double", temperature),
+                ParamSpec("top_p", "double", 1.0),
+                ParamSpec("seed", "long", 0),
+                ParamSpec("stop", "string", [], shape=(-1,)),
+            ]
+        ),
+    )
+
+
+def requirements(kind: Kind) -> list[str]:
+    """What a version needs, pinned to what is installed here, without local build marks such as `+cpu`."""
+    wanted = [*REQUIRED, "peft"] if kind == "adapter" else list(REQUIRED)
+    pinned = []
+    for package in wanted:
+        try:
+            pinned.append(f"{package}=={version(package).partition('+')[0]}")
+        except PackageNotFoundError:
+            raise StateUnusable(f"{package} is not installed; install this project with its dependencies.") from None
+    return pinned

@@ -1,0 +1,247 @@
+"""Model folders in, versions of a registered model out: each content once, each read and asked without this project."""
+
+import hashlib
+import json
+import os
+import re
+import signal
+import subprocess
+import sys
+import tempfile
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from filelock import FileLock
+
+from tasks.errors import UnknownVersion, WorkRefused
+from tasks.registry.packaging import DIGEST_TAG, Kind, Package, local_folder, log_model
+from tasks.registry.tracking import MlflowRun, connect, service
+from tasks.store import writable
+
+
+def register_model(
+    run: MlflowRun,
+    name: str,
+    kind: Kind,
+    folder: Path,
+    content_digest: str,
+    tags: Mapping[str, str],
+    description: str = "",
+    model_config: Mapping[str, Any] | None = None,
+    max_tokens: int = 256,
+    temperature: float = 0.0,
+    extra_files: Mapping[str, Path] | None = None,
+) -> int:
+    """The version of `name` with this content: the one that is there, or a new one that holds a copy of `folder`.
+
+    `model_config` is for `serve_model.py`: {"system": …}, and for an adapter what `base_config` gives. `extra_files`
+    lie beside the weights, by a name of one's own. The version that is there stays as it is: settings that shall make
+    a new one belong into `content_digest`. Raises StateUnusable where there is no room for the copies,
+    ServiceUnavailable where the registry gives no answer.
+    """
+    with service(run.tracking_uri):
+        client = connect(run.tracking_uri)
+        if found := _known(client, name, content_digest):
+            return min(found)
+        marks = {"kind": kind, **tags, DIGEST_TAG: content_digest}
+        artifacts = {"adapter" if kind == "adapter" else "model": folder, **(extra_files or {})}
+        package = Package(name, kind, marks, artifacts, model_config or {}, max_tokens, temperature)
+        return _create_version(client, run, name, log_model(client, run, package), marks, description)
+
+
+def register_base(run: MlflowRun, name: str, folder: Path, content_digest: str) -> int:
+    """The version of `base_name(name)` with this content: where adapters find a base that is on no hub."""
+    description = f"Base model {name}: the frozen weights that adapters of this registry are bound to."
+    return register_model(run, base_name(name), "base", folder, content_digest, {}, description)
+
+
+def base_name(name: str) -> str:
+    """The registered name of a base model.
+
+    >>> base_name("/models/Qwen3 0.6B")
+    'base-qwen3-0.6b'
+    """
+    slug = re.sub(r"[^a-z0-9._-]+", "-", Path(name).name.lower()).strip("-.")
+    return f"base-{slug or 'model'}"
+
+
+def base_config(base_model: str, folder: Path) -> dict[str, str]:
+    """The part of an adapter's `model_config` that ties it to its base: where to find it, and its weights' digest.
+
+    `base_model` is `models:/<base_name>/<version>` or `<hub id>@<revision>`; `folder` holds the same weights here.
+    """
+    return {"base_model": base_model, "base_digest": weights_digest(folder)}
+
+
+def weights_digest(folder: Path) -> str:
+    """sha256 over the sha256 of each safetensors file; `serve_model.py` computes the same when an adapter is loaded."""
+    total = hashlib.sha256()
+    for path in sorted(folder.glob("*.safetensors")):
+        with path.open("rb") as stream:
+            total.update(hashlib.file_digest(stream, "sha256").digest())
+    return total.hexdigest()
+
+
+def tie(tracking_uri: str, name: str, version: int, adapter_name: str, adapter_version: int) -> None:
+    """Name the merged version's adapter and the adapter's merged version in each other's tags."""
+    with service(tracking_uri):
+        client = connect(tracking_uri)
+        client.set_model_version_tag(name, str(version), "adapter", f"{adapter_name}/{adapter_version}")
+        client.set_model_version_tag(adapter_name, str(adapter_version), "merged", f"{name}/{version}")
+
+
+def model_folder(tracking_uri: str, name: str, version: int, cache: Path) -> Path:
+    """The folder of a version's weights (an adapter's for an adapter version), to read and not to change.
+
+    A local artifact store is read in place; another one is downloaded once into `cache`, which is kept.
+    Raises UnknownVersion, ServiceUnavailable.
+    """
+    return weights_in(version_folder(tracking_uri, name, version, cache))
+
+
+def version_folder(tracking_uri: str, name: str, version: int, cache: Path) -> Path:
+    """The whole folder of a version: `MLmodel`, `serve_model.py` and `artifacts/`; in place or from `cache`."""
+    from mlflow.artifacts import download_artifacts
+
+    with service(tracking_uri):
+        address = connect(tracking_uri).get_model_version_download_uri(name, str(version))
+        if address.startswith("models:/m-"):
+            address = connect(tracking_uri).get_logged_model(address.removeprefix("models:/")).artifact_location
+        if (place := local_folder(address)) is not None:
+            return _with_model(place, f"{name}/{version}")
+        target = cache / f"{name}-{version}-{hashlib.sha256(f'{tracking_uri} {address}'.encode()).hexdigest()[:12]}"
+        if target.exists():
+            return target
+        with writable(cache), FileLock(f"{target}.lock"):
+            if not target.exists():
+                with tempfile.TemporaryDirectory(dir=cache, prefix=".download-") as partial:
+                    got = Path(download_artifacts(artifact_uri=address, dst_path=partial, tracking_uri=tracking_uri))
+                    # Renamed into place last: a folder under its final name is whole.
+                    _with_model(got, f"{name}/{version}").rename(target)
+        return target
+
+
+def weights_in(folder: Path) -> Path:
+    """The weights inside a version's folder, as its `MLmodel` names them."""
+    import yaml
+
+    described = yaml.safe_load((folder / "MLmodel").read_text("utf-8"))
+    artifacts = described["flavors"]["python_function"].get("artifacts", {})
+    entry = artifacts.get("adapter") or artifacts.get("model")
+    if entry is None:
+        raise UnknownVersion(
+            f"{folder}: this version was not registered here: it names neither a model nor an adapter."
+        )
+    return folder / str(entry["path"])
+
+
+def _with_model(folder: Path, what: str) -> Path:
+    if not (folder / "MLmodel").is_file():
+        raise UnknownVersion(f"{what}: its files are gone from {folder}; register it again.")
+    return folder
+
+
+def _known(client: Any, name: str, digest: str) -> list[int]:
+    found = client.search_model_versions(f"name = '{name}' and tags.{DIGEST_TAG} = '{digest}'")
+    return [int(each.version) for each in found]
+
+
+def _create_version(
+    client: Any, run: MlflowRun, name: str, model_id: str, marks: Mapping[str, str], description: str
+) -> int:
+    """One version a content, also when several processes register at once: each removes only its own."""
+    from mlflow.exceptions import MlflowException
+
+    try:
+        client.create_registered_model(name)
+    except MlflowException as fault:
+        if fault.error_code != "RESOURCE_ALREADY_EXISTS":
+            raise
+    digest = marks[DIGEST_TAG]
+    if found := _known(client, name, digest):
+        return min(found)
+    made = client.create_model_version(
+        name, f"models:/{model_id}", run.run_id, tags=dict(marks), description=description or None, model_id=model_id
+    )
+    first = min(_known(client, name, digest))
+    if int(made.version) != first:
+        client.delete_model_version(name, str(made.version))
+    return first
+
+
+ASK = """
+import json, sys
+import mlflow.pyfunc
+model = mlflow.pyfunc.load_model(sys.argv[1])
+with open(sys.argv[2], encoding="utf-8") as stream:
+    rows = json.load(stream)
+answers = [str(answer) for answer in model.predict(rows)]
+with open(sys.argv[3], "w", encoding="utf-8") as stream:
+    json.dump(answers, stream)
+"""
+
+
+def ask(
+    tracking_uri: str, name: str, version: int, rows: Sequence[Mapping[str, Any]], cache: Path, timeout: float = 600
+) -> list[str]:
+    """Load a version as a consumer would and return its answers to `rows`, in order.
+
+    It runs in a process of its own, with an isolated interpreter that cannot import this checkout, so that it proves
+    the version stands alone and its memory is given back. Raises WorkRefused with that process's last lines where the
+    version does not load, does not answer every row, or takes more than `timeout` seconds.
+    """
+    folder = version_folder(tracking_uri, name, version, cache)
+    environment = os.environ | {"MLFLOW_TRACKING_URI": tracking_uri, "PYTHONIOENCODING": "utf-8"}
+    if base := _base_of(folder, tracking_uri, cache):
+        environment["BASE_MODEL"] = str(base)
+    with tempfile.TemporaryDirectory(prefix="tuneline-ask-") as place:
+        questions, answers = Path(place, "rows.json"), Path(place, "answers.json")
+        questions.write_text(json.dumps([dict(row) for row in rows], ensure_ascii=False), "utf-8")
+        # MLflow leaves what it downloads in the temporary folder for ever; this one is deleted.
+        environment["TMPDIR"] = place
+        command = [sys.executable, "-I", "-c", ASK, str(folder), str(questions), str(answers)]
+        fault = _run(command, environment, place, timeout)
+        got = json.loads(answers.read_text("utf-8")) if not fault else []
+    if fault or len(got) != len(rows):
+        raise WorkRefused(f"{name}/{version} does not answer: {fault or f'{len(got)} answers to {len(rows)} rows'}")
+    return got
+
+
+def _base_of(folder: Path, tracking_uri: str, cache: Path) -> Path | None:
+    """The base that an adapter version names, where it is a version too: read in place or cached."""
+    import yaml
+
+    described = yaml.safe_load((folder / "MLmodel").read_text("utf-8"))
+    base = str((described["flavors"]["python_function"].get("config") or {}).get("base_model", ""))
+    if os.environ.get("BASE_MODEL") or not base.startswith("models:/"):
+        return None
+    name, _, number = base.removeprefix("models:/").partition("/")
+    return model_folder(tracking_uri, name, int(number), cache)
+
+
+def _run(command: list[str], environment: Mapping[str, str], place: str, timeout: float) -> str:
+    """Empty, or what went wrong."""
+    with Path(place, "output.txt").open("w+b") as output:
+        child = subprocess.Popen(
+            command,
+            cwd=place,
+            env=dict(environment),
+            stdout=output,
+            stderr=output,
+            stdin=subprocess.DEVNULL,
+            start_new_session=True,
+        )
+        try:
+            code = child.wait(timeout)
+        except subprocess.TimeoutExpired:
+            return f"no answer within {timeout:.0f} s."
+        finally:
+            if child.poll() is None:
+                os.killpg(child.pid, signal.SIGKILL)
+                child.wait()
+        output.seek(0)
+        lines = output.read().decode("utf-8", "replace").strip().splitlines()[-12:]
+    if code < 0:
+        return f"ended by {signal.Signals(-code).name} (memory?): " + "\n".join(lines)
+    return "" if code == 0 else "\n".join(lines) or f"exit code {code}."

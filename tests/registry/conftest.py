@@ -1,0 +1,112 @@
+"""A tiny random Llama with a byte-level tokenizer, an adapter on it, and fresh SQLite stores."""
+
+import os
+from pathlib import Path
+
+import pytest
+
+os.environ.setdefault("HF_HUB_OFFLINE", "1")
+os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
+TEMPLATE = (
+    "{% for m in messages %}<|{{ m['role'] }}|>{{ m['content'] }}<|end|>{% endfor %}"
+    "{% if add_generation_prompt %}<|assistant|>{% endif %}"
+)
+
+
+@pytest.fixture(scope="session")
+def tiny_base(tmp_path_factory) -> Path:
+    """64 wide, 2 layers; the pad token is the stop token, as in SmolLM2."""
+    import torch
+    from tokenizers import ByteLevelBPETokenizer
+    from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
+
+    trained = ByteLevelBPETokenizer()
+    trained.train_from_iterator(
+        ["Where is my order? It is late.", "Cancel the order, please."], vocab_size=300, special_tokens=["<|end|>"]
+    )
+    tokenizer = PreTrainedTokenizerFast(
+        tokenizer_object=trained._tokenizer, eos_token="<|end|>", pad_token="<|end|>", chat_template=TEMPLATE
+    )
+    torch.manual_seed(4)
+    config = LlamaConfig(
+        vocab_size=len(tokenizer),
+        hidden_size=64,
+        intermediate_size=128,
+        num_hidden_layers=2,
+        num_attention_heads=4,
+        num_key_value_heads=2,
+        max_position_embeddings=256,
+        eos_token_id=tokenizer.eos_token_id,
+        pad_token_id=tokenizer.pad_token_id,
+        initializer_range=0.2,
+    )
+    folder = tmp_path_factory.mktemp("tiny") / "base"
+    LlamaForCausalLM(config).save_pretrained(folder)
+    tokenizer.save_pretrained(folder)
+    return folder
+
+
+@pytest.fixture(scope="session")
+def tiny_adapter(tiny_base, tmp_path_factory) -> Path:
+    import torch
+    from peft import LoraConfig, get_peft_model
+    from transformers import AutoModelForCausalLM, AutoTokenizer
+
+    torch.manual_seed(1)
+    model = get_peft_model(
+        AutoModelForCausalLM.from_pretrained(tiny_base),
+        LoraConfig(r=4, target_modules="all-linear", init_lora_weights=False),
+    )
+    folder = tmp_path_factory.mktemp("tiny") / "adapter"
+    model.save_pretrained(folder)
+    AutoTokenizer.from_pretrained(tiny_base).save_pretrained(folder)
+    return folder
+
+
+@pytest.fixture(scope="session")
+def empty_store(tmp_path_factory) -> Path:
+    """A SQLite store whose tables are made, to be copied: making them takes seconds."""
+    from tasks.registry.tracking import connect
+
+    path = tmp_path_factory.mktemp("store") / "mlflow.db"
+    connect(f"sqlite:///{path}")
+    return path
+
+
+@pytest.fixture
+def tracking_uri(empty_store, tmp_path) -> str:
+    path = tmp_path / "mlflow.db"
+    path.write_bytes(empty_store.read_bytes())
+    return f"sqlite:///{path}"
+
+
+@pytest.fixture
+def run(tracking_uri):
+    from tasks.registry.tracking import open_run
+
+    return open_run(tracking_uri, "tests", "release-1", "first", {"recipe": "r"})
+
+
+@pytest.fixture(scope="module")
+def registry(empty_store, tmp_path_factory):
+    """One store shared by the tests of a module: (tracking_uri, run)."""
+    from tasks.registry.tracking import open_run
+
+    path = tmp_path_factory.mktemp("registry") / "mlflow.db"
+    path.write_bytes(empty_store.read_bytes())
+    uri = f"sqlite:///{path}"
+    return uri, open_run(uri, "tests", "release-1", "first", {})
+
+
+@pytest.fixture
+def versions_of(run, tmp_path):
+    """Make versions that hold no model: aliases and look-ups need none."""
+    from tasks.registry.tracking import connect
+
+    def make(name: str, count: int) -> None:
+        client = connect(run.tracking_uri)
+        client.create_registered_model(name)
+        for number in range(count):
+            client.create_model_version(name, f"{tmp_path}/none", run.run_id, tags={"digest": f"{number:064d}"})
+
+    return make

@@ -1,0 +1,109 @@
+"""Writing to an MLflow run, again and again."""
+
+import time
+from concurrent.futures import ProcessPoolExecutor
+from multiprocessing import get_context
+
+import pandas as pd
+import pytest
+
+from tasks.errors import InvalidRecipe, ServiceUnavailable, StateUnusable
+from tasks.registry import tracking
+from tasks.registry.tracking import Point, connect
+
+
+def test_the_run_of_a_key_is_found_again_and_set_to_running(run):
+    tracking.finish(run)
+    again = tracking.open_run(run.tracking_uri, "tests", "release-1", "second name", {"attempt": "2"})
+    assert again == run
+    found = connect(run.tracking_uri).get_run(run.run_id)
+    assert (found.info.status, found.info.run_name, found.data.tags["attempt"]) == ("RUNNING", "second name", "2")
+    other = tracking.open_run(run.tracking_uri, "tests", "release-2", "other", {})
+    assert other.run_id != run.run_id
+
+
+def test_artifacts_lie_beside_the_database_and_never_in_the_working_folder(run, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    note = tmp_path / "note.txt"
+    note.write_text("kept")
+    (tmp_path / "more").mkdir()
+    (tmp_path / "more/a.txt").write_text("a")
+    tracking.log_files(run, {"notes": [note, tmp_path / "more"], "": note})
+    kept = {
+        str(path.relative_to(tmp_path / "mlflow-artifacts")) for path in (tmp_path / "mlflow-artifacts").rglob("*.txt")
+    }
+    top = f"{run.run_id}/artifacts"
+    assert kept == {f"{top}/notes/note.txt", f"{top}/notes/a.txt", f"{top}/note.txt"}
+    assert not (tmp_path / "mlruns").exists()
+
+
+def test_points_sent_twice_are_stored_once(run):
+    points = [Point("train/loss", 2.0 - step / 1000, step, 1_700_000_000_000 + step) for step in range(1200)]
+    tracking.log_points(run, points)
+    tracking.log_points(run, points)
+    history = connect(run.tracking_uri).get_metric_history(run.run_id, "train/loss")
+    assert len(history) == 1200
+    assert [(each.step, each.timestamp) for each in history][-1] == (1199, 1_700_000_001_199)
+
+
+def test_a_parameter_that_is_there_may_be_sent_again_but_not_changed(run):
+    tracking.log_parameters(run, {"rank": 8, "long": "x" * 7000})
+    tracking.log_parameters(run, {"rank": "8", "alpha": 16, "long": "x" * 7000})
+    assert connect(run.tracking_uri).get_run(run.run_id).data.params["alpha"] == "16"
+    with pytest.raises(InvalidRecipe, match="rank is '8', not '9'"):
+        tracking.log_parameters(run, {"rank": 9})
+
+
+@pytest.mark.parametrize("source", ["folder", "hf:org/name"])
+def test_a_split_becomes_a_dataset_input_with_its_whole_digest_in_a_tag(run, tmp_path, source):
+    digest = "0123456789abcdef" * 4
+    where = str(tmp_path) if source == "folder" else source
+    for _ in range(2):
+        tracking.log_dataset(run, "desk", digest, where, "training", 120, {"split": "train"})
+    (used,) = connect(run.tracking_uri).get_run(run.run_id).inputs.dataset_inputs
+    assert used.dataset.digest == digest[:32]
+    tags = {tag.key: tag.value for tag in used.tags}
+    assert tags == {"mlflow.data.context": "training", "rows": "120", "split": "train", "digest": digest}
+    assert where.removeprefix("hf:") in used.dataset.source
+
+
+def test_rows_are_kept_whole_and_shown_in_part_once(run, tmp_path):
+    path = tmp_path / "rows.parquet"
+    pd.DataFrame({"prompt": [f"p{n}" for n in range(500)]}).to_parquet(path)
+    for _ in range(2):
+        tracking.log_rows(run, path, "evaluation")
+    folder = tmp_path / "mlflow-artifacts" / run.run_id / "artifacts" / "evaluation"
+    assert len(pd.read_parquet(folder / "rows.parquet")) == 500
+    assert len(pd.read_json(folder / "rows.json", orient="split")) == 300
+
+
+def test_a_run_is_alive_until_it_is_deleted(run):
+    assert tracking.alive(run.tracking_uri, run.run_id)
+    connect(run.tracking_uri).delete_run(run.run_id)
+    assert not tracking.alive(run.tracking_uri, run.run_id)
+    assert not tracking.alive(run.tracking_uri, "0" * 32)
+
+
+def test_a_deleted_experiment_says_how_to_bring_it_back(run):
+    connect(run.tracking_uri).delete_experiment(run.experiment_id)
+    with pytest.raises(StateUnusable, match="mlflow experiments restore"):
+        tracking.open_run(run.tracking_uri, "tests", "release-1", "again", {})
+
+
+def test_a_server_that_is_not_there_is_unavailable_within_seconds(monkeypatch):
+    monkeypatch.setenv("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "1")
+    start = time.monotonic()
+    with pytest.raises(ServiceUnavailable, match=r"127\.0\.0\.1:9"):
+        tracking.open_run("http://127.0.0.1:9", "tests", "k", "n", {})
+    assert time.monotonic() - start < 8
+
+
+def _open(uri: str) -> str:
+    return tracking.open_run(uri, "tests", "one-key", "n", {}).run_id
+
+
+@pytest.mark.slow
+def test_a_fresh_store_opened_by_three_processes_at_once_is_whole_and_has_one_run(tmp_path):
+    uri = f"sqlite:///{tmp_path}/state/mlflow.db"
+    with ProcessPoolExecutor(3, mp_context=get_context("spawn")) as pool:
+        assert len(set(pool.map(_open, [uri] * 3))) == 1
