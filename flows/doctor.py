@@ -7,9 +7,9 @@ import re
 import shutil
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Literal, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 from rich.table import Table
 
@@ -155,7 +155,7 @@ def matmul_speed(name: str, device: str) -> float:
     kinds = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
     left = torch.randn(MATRIX, MATRIX, device=device).to(kinds[name])
     right = left.T.contiguous()
-    wait = torch.cuda.synchronize if device == "cuda" else (lambda: None)
+    wait: Callable[[], Any] = torch.cuda.synchronize if device == "cuda" else (lambda: None)
     left @ right
     wait()
     count, started, seconds = 0, time.perf_counter(), 0.0

@@ -1,0 +1,45 @@
+"""Write deployments/prefect.yaml: the quickstart's recipe in; a file for `prefect deploy --all` out.
+
+Run it as `python -m flows.deployments` after the recipe or its file has changed.
+"""
+
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from tasks.recipe_file import load_recipe
+
+ROOT = Path(__file__).resolve().parents[1]
+RECIPE = ROOT / "recipes" / "quickstart.yaml"
+TARGET = ROOT / "deployments" / "prefect.yaml"
+NIGHTLY = {"cron": "0 2 * * *", "timezone": "UTC"}
+
+
+def prefect_file() -> str:
+    """The text of prefect.yaml; parameters are whole recipes, since the form merges a partial one with the defaults."""
+    recipe = load_recipe(RECIPE)
+    retrain = {
+        **_deployment("retrain", "flows/retrain.py:retrain", {"recipe": recipe.model_dump(mode="json")}),
+        "schedules": [NIGHTLY],
+        "concurrency_limit": {"limit": 1, "collision_strategy": "CANCEL_NEW"},
+    }
+    chosen = {"name": recipe.name, "target": "production", "force": False, "reason": ""}
+    content = {
+        "pull": [{"prefect.deployments.steps.set_working_directory": {"directory": "{{ $TUNELINE_ROOT }}"}}],
+        "deployments": [
+            retrain,
+            _deployment("evaluate", "flows/evaluate.py:evaluate_version", {"recipe": recipe.model_dump(mode="json")}),
+            _deployment("promote", "flows/promote.py:promote_version", chosen),
+            _deployment("rollback", "flows/rollback.py:roll_back", {"name": recipe.name}),
+        ],
+    }
+    return yaml.safe_dump(content, sort_keys=False, allow_unicode=True, width=110)
+
+
+def _deployment(name: str, entrypoint: str, parameters: dict[str, Any]) -> dict[str, Any]:
+    return {"name": name, "entrypoint": entrypoint, "work_pool": {"name": "tuneline"}, "parameters": parameters}
+
+
+if __name__ == "__main__":
+    TARGET.write_text(prefect_file(), "utf-8")

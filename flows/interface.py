@@ -1,0 +1,226 @@
+"""Prefect's and MLflow's pages over one state: a State in; servers, deployments and a worker out, until a signal."""
+
+import json
+import os
+import signal
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Self
+
+import psutil
+from rich.console import Console
+from rich.panel import Panel
+from rich.text import Text
+
+from tasks.errors import PermanentError, ServiceUnavailable
+from tasks.settings import EPHEMERAL, State, answers, prefect_address
+from tasks.store import writable
+
+ROOT = Path(__file__).resolve().parents[1]
+PREFECT_FILE = "deployments/prefect.yaml"
+POOL = "tuneline"
+STARTING_SECONDS = 180
+ENDING_SECONDS = 15
+PREFECT = [sys.executable, "-m", "prefect", "--no-prompt"]
+
+
+class Signalled(Exception):  # noqa: N818
+    """SIGTERM, SIGHUP or Ctrl-C: end everything and leave."""
+
+
+class Children:
+    """Processes that end with this one: each in its own group, its output in a log file."""
+
+    def __init__(self, logs: Path, environment: Mapping[str, str]) -> None:
+        self.logs, self.environment = logs, dict(environment)
+        self.running: dict[str, subprocess.Popen[bytes]] = {}
+
+    def __enter__(self) -> Self:
+        self.logs.mkdir(parents=True, exist_ok=True)
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        for name in reversed(self.running):
+            end(self.running[name])
+
+    def start(self, name: str, command: Sequence[str]) -> int:
+        """Start a process in the project's folder; gives its process id."""
+        with self.log(name).open("wb") as stream:
+            self.running[name] = subprocess.Popen(
+                command, cwd=ROOT, env=self.environment, stdout=stream, stderr=stream, start_new_session=True
+            )
+        return self.running[name].pid
+
+    def finish(self, name: str, command: Sequence[str]) -> None:
+        """Start a process and wait for its success."""
+        self.start(name, command)
+        if self.running.pop(name).wait(STARTING_SECONDS):
+            raise PermanentError(f"{' '.join(command[1:])} failed:\n{self.tail(name)}")
+
+    def log(self, name: str) -> Path:
+        """The file a child writes to."""
+        return self.logs / f"ui-{name}.log"
+
+    def tail(self, name: str) -> str:
+        """The last lines a child wrote, and where the others are."""
+        lines = self.log(name).read_text("utf-8", "replace").splitlines()[-15:]
+        return "\n".join([*lines, f"(all of it: {self.log(name)})"])
+
+    def check(self) -> None:
+        """Raise ServiceUnavailable where a child has ended by itself."""
+        for name, process in self.running.items():
+            if process.poll() is not None:
+                raise ServiceUnavailable(f"{name} ended with code {process.returncode}:\n{self.tail(name)}")
+
+    def wait_for(self, name: str, healthy: Callable[[], bool]) -> None:
+        """Wait until a server answers; raises ServiceUnavailable where it ends or takes too long."""
+        until = time.monotonic() + STARTING_SECONDS
+        while not healthy():
+            self.check()
+            if time.monotonic() > until:
+                raise ServiceUnavailable(f"{name} did not answer in {STARTING_SECONDS} s:\n{self.tail(name)}")
+            time.sleep(0.3)
+
+
+def end(process: subprocess.Popen[bytes]) -> None:
+    """End a child and everything it started: asked first, killed where it does not listen."""
+    if process.poll() is not None:
+        return
+    started = psutil.Process(process.pid).children(recursive=True)
+    process.terminate()
+    try:
+        process.wait(ENDING_SECONDS)
+    except subprocess.TimeoutExpired:
+        process.kill()
+        process.wait()
+    _, left = psutil.wait_procs(started, timeout=2)
+    for orphan in left:
+        orphan.terminate()
+    for orphan in psutil.wait_procs(left, timeout=ENDING_SECONDS)[1]:
+        orphan.kill()
+
+
+def free_port(first: int) -> int:
+    """The first port from `first` on that nothing on this machine listens at."""
+    for port in range(first, first + 100):
+        with socket.socket() as probe:
+            probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            try:
+                probe.bind(("127.0.0.1", port))
+            except OSError:
+                continue
+            return port
+    raise ServiceUnavailable(f"ports {first} to {first + 99} are all taken; end something, or set another port.")
+
+
+def serve(state: State, console: Console) -> None:
+    """Serve until Ctrl-C, SIGTERM or SIGHUP; then end every process that was started.
+
+    Raises PermanentError where this state is served already or the deployments are refused, ServiceUnavailable
+    where a server does not come up or ends by itself.
+    """
+    if address := prefect_address(state):
+        raise PermanentError(f"{state.root} is served already: {address}. Look there, or end that `tuneline ui` first.")
+    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+        signal.signal(number, _leave)
+    prefect = free_port(int(os.environ.get("PREFECT_SERVER_API_PORT", "4200")))
+    mlflow = free_port(int(os.environ.get("MLFLOW_PORT", "5000")))
+    with writable(state.root), Children(state.logs, environment(state, prefect)) as children:
+        try:
+            pids = _start_servers(children, state, prefect, mlflow, console)
+            _deploy(children, console)
+            pids["worker"] = children.start("worker", [*PREFECT, "worker", "start", "--pool", POOL, "--name", POOL])
+            _write_ui_file(state, pids, {"prefect": prefect, "mlflow": mlflow})
+            console.print(_welcome(state, prefect, mlflow))
+            while True:
+                time.sleep(1)
+                children.check()
+        except Signalled:
+            console.print("Ending the servers and the worker.")
+        finally:
+            state.ui_file.unlink(missing_ok=True)
+
+
+def environment(state: State, prefect: int) -> dict[str, str]:
+    """What servers, worker and the flow runs it starts are told; a temporary server's switches are not for them."""
+    kept = {name: value for name, value in os.environ.items() if name not in EPHEMERAL}
+    return {
+        "PREFECT_FLOWS_HEARTBEAT_FREQUENCY": "30",
+        "PREFECT_WORKER_QUERY_SECONDS": "3",
+        "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false",
+        **kept,
+        "TUNELINE_HOME": str(state.root),
+        "TUNELINE_ROOT": str(ROOT),
+        "PREFECT_API_URL": f"http://127.0.0.1:{prefect}/api",
+        "PREFECT_UI_URL": f"http://127.0.0.1:{prefect}",
+        "PREFECT_SERVER_API_HOST": "127.0.0.1",
+        "PREFECT_SERVER_API_PORT": str(prefect),
+    }
+
+
+def _leave(*_: object) -> None:
+    # Once is enough: a second signal must not interrupt the ending of the children.
+    for other in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+        signal.signal(other, signal.SIG_IGN)
+    raise Signalled
+
+
+def _start_servers(children: Children, state: State, prefect: int, mlflow: int, console: Console) -> dict[str, int]:
+    console.print("Starting Prefect and MLflow, about 20 s (a minute the first time).")
+    pids = {"prefect": children.start("prefect", [*PREFECT, "server", "start"])}
+    if not state.tracking_uri.startswith(("http://", "https://")):
+        pids["mlflow"] = children.start("mlflow", mlflow_command(state, mlflow))
+        children.wait_for("mlflow", lambda: answers(mlflow, "/health"))
+    children.wait_for("prefect", lambda: answers(prefect, "/api/health"))
+    return pids
+
+
+def mlflow_command(state: State, port: int) -> list[str]:
+    """MLflow's server over the state's own store and artifacts."""
+    store = ["--backend-store-uri", state.tracking_uri, "--artifacts-destination", str(state.artifacts)]
+    return [
+        sys.executable,
+        "-m",
+        "mlflow",
+        "server",
+        *store,
+        "--host",
+        "127.0.0.1",
+        "--port",
+        str(port),
+        "--workers",
+        "1",
+    ]
+
+
+def _deploy(children: Children, console: Console) -> None:
+    if not (ROOT / PREFECT_FILE).is_file():
+        raise PermanentError(f"{ROOT / PREFECT_FILE}: not there; run tuneline ui from a clone of the project.")
+    console.print("Deploying retrain, evaluate, promote and rollback.")
+    children.finish("pool", [*PREFECT, "work-pool", "create", POOL, "--type", "process", "--overwrite"])
+    children.finish("deploy", [*PREFECT, "deploy", "--all", "--prefect-file", PREFECT_FILE])
+
+
+def _write_ui_file(state: State, pids: Mapping[str, int], ports: Mapping[str, int]) -> None:
+    content = {name: {"pid": pid, "port": ports.get(name)} for name, pid in pids.items()} | {"pid": os.getpid()}
+    temporary = state.ui_file.with_suffix(".new")
+    temporary.write_text(json.dumps(content, indent=1), "utf-8")
+    temporary.replace(state.ui_file)
+
+
+def _welcome(state: State, prefect: int, mlflow: int) -> Panel:
+    remote = state.tracking_uri.startswith(("http://", "https://"))
+    lines = [
+        ("Prefect  ", f"http://127.0.0.1:{prefect}/v2/deployments"),
+        ("", "  retrain → Run → Custom run: change the recipe in the form, press Submit."),
+        ("", "  Runs: each step, its log and its reports (tab Artifacts). retrain also runs at 02:00 UTC."),
+        ("MLflow   ", state.tracking_uri if remote else f"http://127.0.0.1:{mlflow}"),
+        ("", "  Experiments: curves and reports of each flow run. Models: versions and their aliases."),
+        ("", f"State {state.root}. `tuneline retrain` in this folder uses this Prefect by itself. Ctrl-C ends all."),
+    ]
+    text = Text("\n").join(Text.assemble((label, "bold"), line) for label, line in lines)
+    return Panel(text, title="Tuneline", title_align="left", border_style="blue")
