@@ -48,7 +48,10 @@ def shingles(text: str) -> set[str]:
 
 
 def close_pairs(one: list[dict[str, str]], other: list[dict[str, str]]) -> list[tuple[str, str]]:
-    ours, theirs = ([(row["input"], shingles(row["input"].casefold())) for row in rows] for rows in (one, other))
+    def prompts(rows: list[dict[str, str]]) -> list[tuple[str, set[str]]]:
+        return [(row["input"], shingles(f"{row['instruction']}\n\n{row['input']}".casefold())) for row in rows]
+
+    ours, theirs = prompts(one), prompts(other)
     return [(a, b) for a, x in ours for b, y in theirs if len(x & y) >= 0.9 * len(x | y)]
 
 
