@@ -22,7 +22,6 @@ SECONDS_A_FORMAT = 0.4
 """How long the matrix products of one number format are measured."""
 MATRIX = 1024
 GIB = 1024**3
-NEEDED = (
     "torch",
     "transformers",
     "peft",
@@ -34,6 +33,11 @@ NEEDED = (
     "fastapi",
     "pydantic",
 )
+TOO_NEW = {
+    "fastapi": ((0, 151), "no Prefect 3.8 server starts with it; install fastapi<0.151"),
+    "sqlalchemy": ((2, 1), "Prefect 3.8 schedules nothing with it; install sqlalchemy<2.1"),
+}
+NEEDED = (
 CONSTRAINTS = Path(__file__).resolve().parents[1] / "constraints.txt"
 
 
@@ -76,8 +80,8 @@ def versions() -> Iterator[Finding]:
             continue
         pin = pins.get(name, version)
         found.append(f"{name} {version}")
-        if name == "fastapi" and tuple(map(int, version.split(".")[:2])) >= (0, 151):
-            yield Finding(name, f"{version}: no Prefect 3.8 server starts with it; install fastapi<0.151", "broken")
+        if name in TOO_NEW and tuple(map(int, version.split(".")[:2])) >= TOO_NEW[name][0]:
+            yield Finding(name, f"{version}: {TOO_NEW[name][1]}", "broken")
         elif version.split("+")[0] != pin.split("+")[0]:
             yield Finding(name, f"{version}, tested with {pin}", "note")
     yield Finding("packages", ", ".join(found))
