@@ -115,7 +115,7 @@ def messages_of(number, row):
     if not isinstance(instruction, str):
         raise ValueError(f"Row {number} needs 'messages', or 'instruction' (and 'input').")
     given = row["input"] if isinstance(row.get("input"), str) else ""
-    content = f"{instruction}\n\n{given}" if given else instruction
+    content = "\n\n".join(part for part in (instruction, given) if part)
     return [{"role": "user", "content": content, "instruction": instruction, "input": given}]
 
 

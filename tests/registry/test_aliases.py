@@ -1,0 +1,167 @@
+"""Moving aliases, also half-way."""
+
+import pytest
+
+from tasks.errors import UnknownVersion, WorkRefused
+from tasks.registry import aliases, ledger, lookup
+
+NAME, ADAPTER = "desk", "desk-adapter"
+
+
+class Desk:
+    """Three versions of a model and of its adapter, promoted and asked by number."""
+
+    def __init__(self, uri, path, run):
+        self.uri, self.path, self.run = uri, path, run
+
+    def promote(self, version, target="production", **more):
+        why, tags = f"version {version} is better", {"decision": "yes"}
+        return aliases.promote(
+            self.uri, NAME, version, ADAPTER, version, target, why, tags, self.path, self.run, **more
+        )
+
+    def rollback(self):
+        return aliases.rollback(self.uri, NAME, "wrong numbers", self.path, self.run)
+
+    def now(self, name=NAME):
+        return lookup.aliases(self.uri, name)
+
+    def kinds(self):
+        return [entry["kind"] for entry in ledger.entries(self.path)]
+
+
+@pytest.fixture
+def desk(tracking_uri, run, versions_of, tmp_path):
+    versions_of(NAME, 3)
+    versions_of(ADAPTER, 3)
+    return Desk(tracking_uri, tmp_path / "ledger.jsonl", run)
+
+
+def interrupted(monkeypatch, after: int):
+    """End the process, as it were, after so many alias moves."""
+    real, left = aliases._move, [after]
+
+    def move(uri, moves):
+        for each in moves:
+            if not left[0]:
+                raise KeyboardInterrupt
+            left[0] -= 1
+            real(uri, [each])
+
+    monkeypatch.setattr(aliases, "_move", move)
+
+
+def test_production_goes_with_staging_candidate_and_the_adapter_and_leaves_a_way_back(desk):
+    assert desk.promote(1) == 0
+    assert desk.now() == desk.now(ADAPTER) == {"candidate": 1, "staging": 1, "production": 1}
+    assert desk.promote(2) == 1
+    assert desk.now() == desk.now(ADAPTER) == {"candidate": 2, "staging": 2, "production": 2, "previous": 1}
+
+
+def test_a_candidate_stays_out_of_staging_and_production(desk):
+    desk.promote(1)
+    desk.promote(2, "staging")
+    desk.promote(3, "candidate")
+    assert desk.now() == {"candidate": 3, "staging": 2, "production": 1}
+
+
+def test_promoting_again_changes_nothing(desk):
+    desk.promote(1)
+    desk.promote(2)
+    before, lines = desk.now(), len(desk.kinds())
+    assert desk.promote(2) == 1
+    assert desk.now() == before and len(desk.kinds()) == lines
+
+
+def test_the_reason_is_on_the_version_above_its_own_description(desk):
+    from tasks.registry.tracking import connect
+
+    connect(desk.uri).update_model_version(NAME, "2", description="A desk model.")
+    desk.promote(2, "candidate")
+    desk.promote(2)
+    found = lookup.find(desk.uri, NAME)
+    assert found.description == "Promoted to production: version 2 is better\n\nA desk model."
+    assert found.tags["decision"] == "yes" and found.tags["adapter"] == "desk-adapter/2"
+
+
+@pytest.mark.parametrize("after", range(8))
+def test_a_half_done_promotion_is_finished_by_whoever_comes_next(desk, monkeypatch, after):
+    desk.promote(1)
+    with monkeypatch.context() as patch:
+        interrupted(patch, after)
+        with pytest.raises(KeyboardInterrupt):
+            desk.promote(2)
+    assert desk.now()["production"] == 1
+    assert desk.promote(1, "candidate") == 1
+    assert desk.now()["production"] == desk.now(ADAPTER)["production"] == 2
+    assert desk.now()["previous"] == 1
+    assert desk.kinds() == ["promote", "done", "promote", "done", "promote", "done"]
+
+
+def test_a_half_done_move_is_given_up_when_someone_else_has_moved_on(desk, monkeypatch):
+    from tasks.registry.tracking import connect
+
+    desk.promote(1)
+    with monkeypatch.context() as patch:
+        interrupted(patch, 2)
+        with pytest.raises(KeyboardInterrupt):
+            desk.promote(2)
+    connect(desk.uri).set_registered_model_alias(NAME, "production", "3")
+    desk.promote(3)
+    assert desk.now()["production"] == 3
+    assert "abandoned" in desk.kinds()
+
+
+def test_rollback_goes_back_with_the_adapter_and_remembers_the_one_before(desk):
+    for version in (1, 2, 3):
+        desk.promote(version)
+    assert desk.rollback() == (3, 2)
+    for name in (NAME, ADAPTER):
+        assert (desk.now(name)["production"], desk.now(name)["previous"]) == (2, 1)
+    assert desk.now()["candidate"] == 3
+    assert lookup.find(desk.uri, NAME, version=3).tags["rolled_back"] == "wrong numbers"
+    assert desk.rollback() == (2, 1)
+    assert "previous" not in desk.now() and "previous" not in desk.now(ADAPTER)
+    with pytest.raises(WorkRefused, match="nothing to go back to"):
+        desk.rollback()
+
+
+@pytest.mark.parametrize("after", range(4))
+def test_a_rollback_repeated_after_a_crash_goes_back_once(desk, monkeypatch, after):
+    for version in (1, 2, 3):
+        desk.promote(version)
+    with monkeypatch.context() as patch:
+        interrupted(patch, after)
+        with pytest.raises(KeyboardInterrupt):
+            desk.rollback()
+    assert desk.rollback() == (3, 2)
+    assert (desk.now()["production"], desk.now()["previous"]) == (2, 1)
+    assert desk.now(ADAPTER)["production"] == 2
+
+
+def test_a_rolled_back_version_is_promoted_again_only_by_force(desk):
+    desk.promote(1)
+    desk.promote(2)
+    desk.rollback()
+    with pytest.raises(WorkRefused, match="was rolled back"):
+        desk.promote(2)
+    assert desk.now()["production"] == 1
+    assert desk.promote(2, force=True) == 1
+    assert "rolled_back" not in lookup.find(desk.uri, NAME).tags
+
+
+def test_what_is_not_there_is_refused_before_anything_moves(desk):
+    with pytest.raises(UnknownVersion, match="desk/9"):
+        desk.promote(9)
+    with pytest.raises(UnknownVersion, match="nothing is in production"):
+        desk.rollback()
+    with pytest.raises(UnknownVersion, match="no stage"):
+        desk.promote(1, "live")
+    assert desk.now() == {} and desk.kinds() == []
+
+
+def test_a_full_model_has_no_adapter_to_move(desk):
+    for version in (1, 2):
+        aliases.promote(desk.uri, NAME, version, "", 0, "production", "better", {}, desk.path)
+    assert aliases.rollback(desk.uri, NAME, "wrong", desk.path) == (2, 1)
+    assert desk.now(ADAPTER) == {}
