@@ -8,20 +8,13 @@ STYLE = """
   --rule: #2e343b; --base: #8d96a0; --candidate: #6cabff; --champion: #e0ac57; --good: #62c896; --bad: #ff8f84;
   --good-wash: #173a2a; --bad-wash: #4a211d; --quiet: #22272d; } }
 * { box-sizing: border-box; }
-body { margin: 0; background: var(--paper); color: var(--ink); font: 15px/1.55 system-ui, -apple-system, "Segoe UI",
-
-
-
-
-
-
-
-o, "Noto Sans", "PingFang SC", "Hiragino Sans GB", "Microsoft YaHei", "Noto Sans CJK SC", "Noto Sans SC", sans-serif;
-  }
+body { margin: 0; background: var(--paper); color: var(--ink);
+  font: 15px/1.55 system-ui, -apple-system, "Segoe UI", Roboto, "Noto Sans", "PingFang SC", "Hiragino Sans GB",
+  "Microsoft YaHei", "Noto Sans CJK SC", "Noto Sans SC", sans-serif; }
 main { max-width: 1080px; margin: 0 auto; padding: 40px 24px 80px; }
 h1 { font-size: 1.7rem; line-height: 1.25; margin: 0 0 4px; letter-spacing: -0.01em; }
 h2 { font-size: 1.25rem; margin: 48px 0 10px; } h3 { font-size: 1rem; margin: 34px 0 8px; }
-p, li { max-width: 75ch; } .soft { color: var(--soft); } .small { font-size: .85rem; }
+p { max-width: 90ch; } .soft { color: var(--soft); } .small { font-size: .85rem; }
 .verdict { background: var(--card); border: 1px solid var(--rule); border-left: 4px solid var(--candidate);
   border-radius: 8px; padding: 18px 22px; margin: 18px 0; }
 .verdict p { margin: 0 0 6px; font-size: 1.15rem; font-weight: 600; } .verdict ul { margin: 0; padding-left: 18px; }
@@ -52,12 +45,11 @@ article header small { display: block; color: var(--soft); margin-bottom: 2px; }
 .answers > div { padding: 10px 16px 14px; border-top: 1px solid var(--rule); box-shadow: -1px 0 0 var(--rule);
   min-width: 0; }
 .answers h4 { margin: 0 0 4px; font-size: .8rem; font-weight: 600; color: var(--soft); }
-pre { margin: 0; font: 13px/1.55 ui-monospace, SFMono-Regular, Menlo, Consolas, "Noto Sans Mono CJK SC",
-  "Noto Sans CJK SC",
-  "PingFang SC", "Microsoft YaHei", monospace; white-space: pre-wrap; overflow-wrap: anywhere; max-height: 22em;
-  overflow-y: auto; }
+pre { margin: 0; white-space: pre-wrap; overflow-wrap: anywhere; max-height: 22em; overflow-y: auto;
+  font: 13px/1.55 ui-monospace, SFMono-Regular, Menlo, Consolas, "Noto Sans Mono CJK SC", "Noto Sans CJK SC",
+  "PingFang SC", "Microsoft YaHei", monospace; }
 ins { background: var(--bad-wash); color: var(--bad); text-decoration: none; border-radius: 2px; }
-del { background: var(--good-wash); color: var(--good); border-radius: 2px; text-decoration: none; opacity: .85; }
+del { background: var(--good-wash); color: var(--good); border-radius: 2px; }
 .mark-right { color: var(--good); } .mark-wrong { color: var(--bad); }
 details > summary { cursor: pointer; font-weight: 600; padding: 6px 0; }
 .filter { display: flex; gap: 10px; flex-wrap: wrap; align-items: center; margin: 10px 0; }
@@ -66,7 +58,6 @@ details > summary { cursor: pointer; font-weight: 600; padding: 6px 0; }
 footer { margin-top: 56px; border-top: 1px solid var(--rule); padding-top: 14px; }
 @media print { body { background: #fff; } details[open] .filter { display: none; } article { break-inside: avoid; } }
 """
-
 
 SCRIPT = """
 for (const part of document.querySelectorAll("[data-rows]")) {

@@ -51,17 +51,18 @@ SECTION = """
 {% endfor %}
 </table></div>
 <p class="soft small">Means over {{ part.report.rows }} rows with {{ '%g'|format(report.confidence * 100) }} %
-bootstrap intervals (the exact bound where all rows are 0 or 1); p of a paired sign-flip test. Lower is better for perplexity (of the reference answer).
+bootstrap intervals (the exact bound where all rows are 0 or 1);
+p of a paired sign-flip test. Lower is better for perplexity (of the reference answer).
 {% if part.corpus.candidate.bleu is defined %}Over the whole corpus instead of averaged:
 {% for who in part.who %}
 {{ who }} BLEU {{ '%.3f'|format(part.corpus[who].bleu) }}{{ ', ' if not loop.last else '.' }}
 {% endfor %}
 {% endif %}</p>
 <h3>Scores with their intervals</h3><div class="card">{{ part.plots.scores }}</div>
-{% if part.plots.differences %}
+{% if part.plots.differences is defined %}
 <h3>Candidate minus the others, on the same rows</h3><div class="card">{{ part.plots.differences }}</div>
 <p class="soft small">Right of zero the candidate is better. The colour says against whom.</p>{% endif %}
-{% if part.plots.slices %}
+{% if part.plots.slices is defined %}
 <h3>Slices, by {{ wording.label(primary) }}</h3><div class="card">{{ part.plots.slices }}</div>
 <details><summary>All slices as a table</summary><div class="card"><table><tr><th>Slice</th><th>Rows</th>
 {% for who in part.who %}<th><span class="dot {{ who }}"></span>{{ who }}</th>{% endfor %}</tr>
@@ -71,7 +72,7 @@ bootstrap intervals (the exact bound where all rows are 0 or 1); p of a paired s
 <h3>Answers by length, in tokens</h3><div class="card">{{ part.plots.lengths }}</div>
 <h3>Where the candidate is worst</h3>
 <p class="soft small">In the candidate's answer, <ins>red</ins> is not in the reference;
-<del>green</del> is, and is missing from the answer.</p>
+<del>struck green</del> is, and the answer lacks it.</p>
 {% for row in part.worst %}{{ shown(row, primary) }}{% else %}<p>Nowhere: every row has full marks.</p>{% endfor %}
 <h3>Where the candidate gained most</h3>
 {% for row in part.best %}{{ shown(row, primary) }}{% endfor %}
