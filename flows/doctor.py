@@ -22,6 +22,12 @@ SECONDS_A_FORMAT = 0.4
 """How long the matrix products of one number format are measured."""
 MATRIX = 1024
 GIB = 1024**3
+TOO_NEW = {
+    "fastapi": ((0, 151), "no Prefect 3.8 server starts with it; install fastapi<0.151"),
+    "sqlalchemy": ((2, 1), "Prefect 3.8 schedules nothing with it; install sqlalchemy<2.1"),
+}
+NEEDED = (
+    *TOO_NEW,
     "torch",
     "transformers",
     "peft",
@@ -30,14 +36,8 @@ GIB = 1024**3
     "evaluate",
     "mlflow",
     "prefect",
-    "fastapi",
     "pydantic",
 )
-TOO_NEW = {
-    "fastapi": ((0, 151), "no Prefect 3.8 server starts with it; install fastapi<0.151"),
-    "sqlalchemy": ((2, 1), "Prefect 3.8 schedules nothing with it; install sqlalchemy<2.1"),
-}
-NEEDED = (
 CONSTRAINTS = Path(__file__).resolve().parents[1] / "constraints.txt"
 
 
