@@ -158,20 +158,18 @@ def contradictory(records: Sequence[Record]) -> dict[int, str]:
         groups[prompt_key(record)].append(place)
     bad: dict[int, str] = {}
     for places in groups.values():
-        answers = Counter(normalised(records[place].answer) for place in places)
-        if len(answers) == 1:
+        answers = {place: normalised(records[place].answer) for place in places}
+        votes = Counter(answers.values())
+        if len(votes) == 1:
             continue
-        first, votes = answers.most_common(1)[0]
-        majority = first if 2 * votes > len(places) else None
-        for place in places:
-            if normalised(records[place].answer) != majority:
-                other = next(
-                    records[one]
-                    for one in places
-                    if normalised(records[one].answer) != normalised(records[place].answer)
-                )
-                said = "most others answer as" if majority else "another answer is at"
-                bad[place] = f"{len(answers)} answers to the same prompt; {said} {other.source}"
+        leading, most = votes.most_common(1)[0]
+        believed = leading if 2 * most > len(places) else None
+        first = {answer: place for place, answer in reversed(answers.items())}
+        for place, answer in answers.items():
+            if answer != believed:
+                other = first[believed] if believed else next(first[one] for one in first if one != answer)
+                said = f"{most} of {len(places)} answer as" if believed else "another is at"
+                bad[place] = f"{len(votes)} answers to the same prompt; {said} {records[other].source}"
     return bad
 
 

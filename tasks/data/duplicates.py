@@ -6,21 +6,19 @@ never depends on luck in hashing except for pairs right at the threshold that no
 Source: Broder 1997, On the resemblance and containment of documents; Leskovec, Mining of Massive Datasets, ch. 3.
 """
 
+import itertools
 import zlib
-from collections.abc import Iterator, Sequence
-from typing import TYPE_CHECKING, Any, NamedTuple
+from collections.abc import Iterable, Iterator, Sequence
+from typing import Any, NamedTuple
 
 from tasks.data.checks import normalised
 from tasks.data.records import Record
 from tasks.progress import Advance, silent
 
-if TYPE_CHECKING:
-    from datasketch import MinHash
-
 WIDTH = 3
 PERMUTATIONS = 96
-SHORT_INPUT = 20
-"""Characters; a shorter input is compared together with its instruction when candidates are looked for."""
+MANY = 50
+"""Candidates by the main part from which the instructions are looked up too."""
 
 Shingles = frozenset[str]
 
@@ -64,51 +62,64 @@ def similarity(one: Shingles, other: Shingles) -> float:
 
 
 class _Cut(NamedTuple):
+    """A prompt as the index knows it: the shingles and the signature of each part."""
+
     main: Shingles
     instruction: Shingles
-
-    def signed(self, short: bool) -> Iterator[bytes]:
-        yield from (shingle.encode() for shingle in self.main)
-        if short:
-            yield from (b"\x1d" + shingle.encode() for shingle in self.instruction)
-
-
-def _alike(one: _Cut, other: _Cut, least: float) -> bool:
-    return similarity(one.main, other.main) >= least and similarity(one.instruction, other.instruction) >= least
+    main_signature: Any
+    instruction_signature: Any
 
 
 class _Index:
-    """Prompts by their signatures: answers which of those added are at least this alike."""
+    """Prompts by their signatures: says which of those added may be at least this alike, and which are."""
 
     def __init__(self, least: float) -> None:
         from datasketch import MinHashLSH
 
-        self.least = least
+        self._least = least
         # Looked for a little below the threshold: at the threshold itself an index misses every second pair.
-        self._lsh = MinHashLSH(threshold=max(least - 0.1, 0.3), num_perm=PERMUTATIONS)
+        near = max(least - 0.1, 0.3)
+        self._mains = MinHashLSH(threshold=near, num_perm=PERMUTATIONS)
+        self._instructions = MinHashLSH(threshold=near, num_perm=PERMUTATIONS)
         self._cuts: list[_Cut] = []
 
-    def add(self, cut: _Cut, signature: "MinHash") -> None:
-        self._lsh.insert(len(self._cuts), signature, check_duplication=False)
+    def add(self, cut: _Cut) -> None:
+        """Add a prompt; its position is how many were added before."""
+        self._mains.insert(len(self._cuts), cut.main_signature, check_duplication=False)
+        self._instructions.insert(len(self._cuts), cut.instruction_signature, check_duplication=False)
         self._cuts.append(cut)
 
-    def candidates(self, signature: "MinHash") -> list[int]:
-        return sorted(self._lsh.query(signature))
+    def candidates(self, cut: _Cut) -> list[int]:
+        """Positions of the prompts that may be alike, in order."""
+        found = set(self._mains.query(cut.main_signature))
+        # Many prompts about one text differ in the instruction, or they are really alike.
+        if len(found) > MANY:
+            found &= set(self._instructions.query(cut.instruction_signature))
+        return sorted(found)
 
     def alike(self, cut: _Cut, place: int) -> bool:
-        return _alike(cut, self._cuts[place], self.least)
+        """Whether both parts are alike enough, measured on the shingles."""
+        other = self._cuts[place]
+        return (
+            similarity(cut.main, other.main) >= self._least
+            and similarity(cut.instruction, other.instruction) >= self._least
+        )
 
 
-def _signed(prompts: Sequence[Prompt]) -> Iterator[tuple[_Cut, Any]]:
+def _cuts(prompts: Sequence[Prompt]) -> Iterator[_Cut]:
     from datasketch import MinHash
 
-    cuts = (_Cut(shingles(prompt.main), shingles(prompt.instruction)) for prompt in prompts)
-    pairs = [(cut, len(prompt.main) < SHORT_INPUT) for cut, prompt in zip(cuts, prompts, strict=True)]
-    signatures = MinHash.generator(
-        (list(cut.signed(short)) for cut, short in pairs), num_perm=PERMUTATIONS, seed=1, hashfunc=zlib.crc32
-    )
-    for (cut, _), signature in zip(pairs, signatures, strict=True):
-        yield cut, signature
+    def signatures(parts: Iterable[Shingles]) -> Iterator[Any]:
+        encoded = ([shingle.encode() for shingle in part] for part in parts)
+        return iter(MinHash.generator(encoded, num_perm=PERMUTATIONS, seed=1, hashfunc=zlib.crc32))
+
+    instructions = list(dict.fromkeys(prompt.instruction for prompt in prompts))
+    cut_instructions = [shingles(instruction) for instruction in instructions]
+    known = dict(zip(instructions, zip(cut_instructions, signatures(cut_instructions), strict=True), strict=True))
+    mains, again = itertools.tee(shingles(prompt.main) for prompt in prompts)
+    for prompt, main, signature in zip(prompts, mains, signatures(again), strict=True):
+        instruction, instruction_signature = known[prompt.instruction]
+        yield _Cut(main, instruction, signature, instruction_signature)
 
 
 def groups(prompts: Sequence[Prompt], least: float, advance: Advance = silent) -> list[int]:
@@ -130,12 +141,12 @@ def groups(prompts: Sequence[Prompt], least: float, advance: Advance = silent) -
         return place
 
     index = _Index(least)
-    for place, (cut, signature) in enumerate(_signed(distinct)):
-        for other in index.candidates(signature):
+    for place, cut in enumerate(_cuts(distinct)):
+        for other in index.candidates(cut):
             one, two = root(place), root(other)
             if one != two and index.alike(cut, other):
                 parent[max(one, two)] = min(one, two)
-        index.add(cut, signature)
+        index.add(cut)
         advance(1)
     advance(len(prompts) - len(distinct))
     number = {prompt: place for place, prompt in enumerate(distinct)}
@@ -145,11 +156,11 @@ def groups(prompts: Sequence[Prompt], least: float, advance: Advance = silent) -
 def nearest(prompts: Sequence[Prompt], held_out: Sequence[Prompt], least: float) -> dict[int, int]:
     """For every prompt that is at least this like a held-out one: its position, and that of the held-out prompt."""
     index = _Index(least)
-    for cut, signature in _signed(held_out):
-        index.add(cut, signature)
+    for cut in _cuts(held_out):
+        index.add(cut)
     found: dict[int, int] = {}
-    for place, (cut, signature) in enumerate(_signed(prompts)):
-        like = next((other for other in index.candidates(signature) if index.alike(cut, other)), None)
+    for place, cut in enumerate(_cuts(prompts)):
+        like = next((other for other in index.candidates(cut) if index.alike(cut, other)), None)
         if like is not None:
             found[place] = like
     return found

@@ -118,7 +118,8 @@ def text(value: Any) -> str:
     if isinstance(value, str):
         # Half of a surrogate pair has no bytes; the check on broken text finds its replacement.
         return _SURROGATE.sub("\ufffd", value)
-    if value is None:
+    # Tables written by other tools say "missing" with NaN.
+    if value is None or value != value:
         return ""
     if isinstance(value, bool | int | float):
         return json.dumps(value)

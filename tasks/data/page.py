@@ -31,7 +31,6 @@ table{border-collapse:collapse;width:100%;font-size:14px}
 th{font-weight:600;text-align:left;color:#697586;font-size:12.5px;padding:0 12px 8px 0;white-space:nowrap}
 td{padding:8px 12px 8px 0;border-top:1px solid #eef0f3;vertical-align:top}
 td.n,th.n{text-align:right;font-variant-numeric:tabular-nums;padding-right:20px;white-space:nowrap}
-tr.none td{color:#9aa5b1}
 .tag{font-size:12px;padding:1px 8px;border-radius:9px;background:#eef0f3;color:#52606d;white-space:nowrap}
 .tag.quarantined{background:#fdecea;color:#a8322a}.tag.dropped,.tag.redacted{background:#fff4de;color:#8a5a00}
 details summary{cursor:pointer;color:#3b5bdb;font-size:13px}
@@ -99,20 +98,22 @@ def _sources(report: DataReport) -> str:
 
 
 def _checks(report: DataReport) -> str:
-    rows = "".join(map(_check, sorted(report.findings, key=lambda finding: finding.count == 0)))
-    return (
-        '<section><h2>Checks</h2><table><tr><th>check</th><th class="n">rows</th><th>what was done</th>'
-        f"<th>where</th></tr>{rows}</table></section>"
+    rows = "".join(_check(finding) for finding in report.findings if finding.count)
+    clean = [finding.check.replace("_", " ") for finding in report.findings if not finding.count]
+    table = (
+        f'<table><tr><th>check</th><th class="n">rows</th><th>what was done</th><th>where</th></tr>{rows}</table>'
+        if rows
+        else ""
     )
+    rest = f'<p class="muted">Nothing found by: {", ".join(clean)}.</p>' if clean else ""
+    return f"<section><h2>Checks</h2>{table}{rest}</section>"
 
 
 def _check(finding: Finding) -> str:
     name = f'{finding.check.replace("_", " ")}<br><span class="muted">{escape(finding.meaning)}</span>'
-    if not finding.count:
-        return f'<tr class="none"><td>{name}</td><td class="n">0</td><td></td><td></td></tr>'
     lines = "".join(f"<li>{escape(line)}</li>" for line in finding.offenders)
-    some = "all" if len(finding.offenders) >= finding.count else "the first"
-    where = f"<details><summary>{some} {len(finding.offenders)}</summary><ul>{lines}</ul></details>" if lines else ""
+    some = "show" if len(finding.offenders) >= finding.count else "show the first"
+    where = f"<details><summary>{some} {len(finding.offenders)}</summary><ul>{lines}</ul></details>"
     tag = f'<span class="tag {finding.action.split()[0]}">{finding.action}</span>'
     return f'<tr><td>{name}</td><td class="n">{finding.count:,}</td><td>{tag}</td><td>{where}</td></tr>'
 

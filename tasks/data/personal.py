@@ -37,7 +37,12 @@ def identity_number(number: str) -> bool:
 
 
 KINDS = (
-    Kind("email", "<email>", re.compile(r"[\w.+%-]+@[\w-]+(?:\.[\w-]+)*\.[A-Za-z]{2,}", re.ASCII), lambda _: True),
+    Kind(
+        "email",
+        "<email>",
+        re.compile(r"(?<![\w.+%-])[\w.+%-]{1,64}@(?:[\w-]{1,63}\.){1,8}[A-Za-z]{2,24}", re.ASCII),
+        lambda _: True,
+    ),
     Kind("id_number", "<id>", re.compile(r"(?<!\d)[1-9]\d{5}(?:19|20)\d{9}[\dXx](?!\d)", re.ASCII), identity_number),
     Kind("card_number", "<card>", re.compile(r"(?<![\d.])[3-6](?:[ -]?\d){12,18}(?!\d)", re.ASCII), luhn),
     Kind("mobile_number", "<mobile>", re.compile(r"(?<!\d)1[3-9]\d{9}(?!\d)", re.ASCII), lambda _: True),

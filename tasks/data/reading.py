@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any, BinaryIO, NamedTuple, cast
 
 from tasks.data import encoding
-from tasks.data.sources import HubDataset, Source, unreachable
+from tasks.data.sources import HubDataset, Source, hub_revision, unreachable
 from tasks.errors import InvalidData
 
 LONGEST_LINE = 64 << 20
@@ -52,11 +52,12 @@ def read(source: Source) -> Rows:
 
 def _read_hub(source: HubDataset) -> Rows:
     import datasets
-    from huggingface_hub.errors import HfHubHTTPError
+    from huggingface_hub.errors import HTTPError  # type: ignore[attr-defined]
 
+    revision = hub_revision(source)
     try:
-        table = datasets.load_dataset(source.name, split=source.split)
-    except (OSError, HfHubHTTPError, ValueError, RuntimeError) as fault:
+        table = datasets.load_dataset(source.name, revision=revision, split=source.split)
+    except (OSError, HTTPError, ValueError, RuntimeError) as fault:
         raise InvalidData(unreachable(source, fault)) from fault
     rows = [Row(f"{source}:#{number}", dict(row)) for number, row in enumerate(table, start=1)]
     return Rows(str(source), "hub dataset", "UTF-8", rows)
@@ -116,6 +117,8 @@ def _whole(stream: BinaryIO, found: encoding.Encoding, name: str) -> list[Any]:
         value = json.loads(stream.read().decode(found.codec, found.errors))
     except json.JSONDecodeError as fault:
         raise InvalidData(f"{name}:{fault.lineno}: not JSON: {fault.msg} (column {fault.colno}).") from fault
+    except (ValueError, RecursionError) as fault:
+        raise InvalidData(f"{name}: not usable JSON: {fault}.") from fault
     if isinstance(value, list):
         return value
     listed = _only_list(value)
@@ -133,7 +136,7 @@ def _first_line(stream: BinaryIO) -> bytes:
 def _is_json(line: bytes, found: encoding.Encoding) -> bool:
     try:
         json.loads(line.decode(found.codec, found.errors))
-    except (json.JSONDecodeError, UnicodeDecodeError):
+    except (ValueError, RecursionError):
         return False
     return True
 
@@ -167,6 +170,8 @@ def _lines(stream: BinaryIO, found: encoding.Encoding, name: str) -> Iterator[Ro
             yield Row(source, json.loads(text))
         except json.JSONDecodeError as fault:
             yield Row(source, {"text": text[:2000]}, f"not JSON: {fault.msg} (column {fault.colno})")
+        except (ValueError, RecursionError) as fault:
+            yield Row(source, {"text": text[:2000]}, f"not usable JSON: {fault}")
 
 
 def _delimited(stream: BinaryIO, found: encoding.Encoding, name: str, tab: bool) -> list[Row]:
@@ -190,7 +195,7 @@ def _delimited(stream: BinaryIO, found: encoding.Encoding, name: str, tab: bool)
     finally:
         text.detach()
     if not rows:
-        raise InvalidData(f"{name}: has a header ({', '.join(header)}) and no rows.")
+        raise InvalidData(f"{name}: has no rows; the first line was read as header: {', '.join(header) or 'nothing'}.")
     return rows
 
 

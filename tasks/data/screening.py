@@ -1,7 +1,7 @@
 """A data recipe in, the good records of every role out, and every bad row with its reason."""
 
 from collections import Counter, defaultdict
-from collections.abc import Callable
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -175,41 +175,33 @@ def _record(row: Row, chosen: formats.Format, recipe: DataRecipe, verdicts: Verd
 
 def _shape(values: Any) -> str:
     if isinstance(values, list):
-        return f"{len(values)} cells do not fit the header"
+        return f"{len(values)} cells where as many as columns are expected"
     return f"an object expected, found {type(values).__name__}"
 
 
 def _personal(record: Record, row: Row, treatment: PersonalData, verdicts: Verdicts) -> Record | None:
     """The record as the recipe wants its personal data treated; None when it goes into quarantine."""
-    found: Counter[str] = Counter()
-
-    def clean(text: str) -> str:
-        redacted, seen = personal.redact(text)
-        found.update(seen)
-        return redacted
-
-    cleaned = _rewritten(record, clean)
+    found = sum((personal.redact(message.content)[1] for message in record.messages), Counter[str]())
     if not found:
         return record
     if treatment is PersonalData.quarantine:
         verdicts.quarantine(next(iter(found)), row.source, _said(found), row.values)
         return None
     for check, count in found.items():
-        verdicts.note(check, row.source, _said(Counter({check: count})))
-    return cleaned if treatment is PersonalData.redact else record
+        verdicts.note(check, row.source, _said({check: count}))
+    return _redacted(record) if treatment is PersonalData.redact else record
 
 
-def _said(found: Counter[str]) -> str:
+def _said(found: Mapping[str, int]) -> str:
     return ", ".join(f"{count} × {check.replace('_', ' ')}" for check, count in found.items())
 
 
-def _rewritten(record: Record, rewrite: Callable[[str], str]) -> Record:
-    """A record with every text of its messages and columns rewritten; its id follows."""
+def _redacted(record: Record) -> Record:
+    """A record with placeholders for personal data in its messages and columns; its id follows."""
     messages = tuple(
         Message(
             role=message.role,
-            content=rewrite(message.content),
-            # Parts of the content already counted there.
+            content=personal.redact(message.content)[0],
             instruction=personal.redact(message.instruction)[0],
             input=personal.redact(message.input)[0],
         )

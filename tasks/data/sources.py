@@ -77,11 +77,13 @@ def _fingerprint(source: Source) -> str:
 def hub_revision(source: HubDataset) -> str:
     """The commit the hub has now for a dataset, or the cached one while the hub cannot be reached."""
     from huggingface_hub import HfApi, snapshot_download
-    from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError
+
+    # The error of whichever HTTP client the hub library has.
+    from huggingface_hub.errors import HTTPError, LocalEntryNotFoundError  # type: ignore[attr-defined]
 
     try:
         return str(HfApi().dataset_info(source.name, timeout=20).sha)
-    except (HfHubHTTPError, OSError, RuntimeError) as fault:
+    except (HTTPError, OSError, RuntimeError) as fault:
         try:
             return Path(snapshot_download(source.name, repo_type="dataset", local_files_only=True)).name
         except (LocalEntryNotFoundError, OSError):
