@@ -10,6 +10,7 @@ import hashlib
 import os
 from pathlib import Path
 
+import pandas as pd
 from mlflow.models import set_model
 from mlflow.pyfunc import PythonModel
 
@@ -47,7 +48,7 @@ class AnswersInstructions(PythonModel):
         ids = (self.tokenizer.pad_token_id, self.tokenizer.eos_token_id, 0)
         return next(token for token in ids if token is not None)
 
-    def predict(self, context, model_input, params=None):  # noqa: ARG002 (MLflow's signature)
+    def predict(self, context, model_input: pd.DataFrame, params=None):  # noqa: ARG002 (MLflow's signature)
         rows = model_input.to_dict("records")
         # Unknown columns are dropped before this, and rows without columns are no rows.
         if not rows:

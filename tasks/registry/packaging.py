@@ -8,6 +8,7 @@ pickled here: signature and requirements are written out, because inferring them
 import re
 import shutil
 import tempfile
+import warnings
 from collections.abc import Iterable, Mapping
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
@@ -68,7 +69,8 @@ def _copy(run: MlflowRun, package: Package, logged: Any) -> None:
     if not SERVE_MODEL.is_file():
         raise StateUnusable(f"{SERVE_MODEL}: not there; run from a checkout, or copy mlflow/serve_model.py there.")
     _check_room(package.artifacts.values(), local_folder(logged.artifact_location))
-    with writable(Path(tempfile.gettempdir())):
+    with writable(Path(tempfile.gettempdir())), warnings.catch_warnings():
+        warnings.filterwarnings("ignore", message=".*input example was not provided")
         # `Model.log` and not `pyfunc.log_model`: it takes the run by id, so no run has to be active (and be ended).
         Model.log(
             artifact_path=None,

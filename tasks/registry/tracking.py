@@ -6,6 +6,7 @@ the event log (MLflow stores an equal point once), and a parameter that is alrea
 
 import os
 import tempfile
+import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -31,6 +32,7 @@ CLIENT = {
     "MLFLOW_HTTP_REQUEST_TIMEOUT": "30",
     "MLFLOW_UV_AUTO_DETECT": "false",
     "MLFLOW_ALLOW_PICKLE_DESERIALIZATION": "false",
+    "MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR": "false",
 }
 """MLflow's own defaults hold the caller of a dead server for four minutes; what the user has set stays."""
 
@@ -249,7 +251,9 @@ def log_dataset(
 
     with service(run.tracking_uri):
         try:
-            where = resolve_dataset_source(source)
+            with warnings.catch_warnings():
+                warnings.filterwarnings("ignore", message="The specified dataset source can be interpreted")
+                where = resolve_dataset_source(source)
         except MlflowException:
             where = CodeDatasetSource(tags={"source": source})
         dataset = MetaDataset(source=where, name=name, digest=digest[:32])._to_mlflow_entity()

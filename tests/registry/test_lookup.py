@@ -6,6 +6,7 @@ import sys
 import threading
 import time
 from http.server import BaseHTTPRequestHandler, HTTPServer
+from pathlib import Path
 
 import pytest
 
@@ -83,6 +84,14 @@ def test_a_look_up_imports_no_mlflow_and_takes_a_tenth_of_a_second(store):
     version, imported, seconds = done.stdout.split()
     assert (version, imported) == ("2", "False")
     assert float(seconds) < 0.1
+
+
+def test_no_module_of_the_registry_imports_mlflow_before_it_is_used():
+    modules = sorted(path.stem for path in Path(lookup.__file__).parent.glob("[a-z]*.py"))
+    assert len(modules) == 8
+    script = f"import sys\n{''.join(f'import tasks.registry.{name}' + chr(10) for name in modules)}print('mlflow' in sys.modules)"
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "False"
 
 
 class Registry(BaseHTTPRequestHandler):

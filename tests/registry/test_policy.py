@@ -47,7 +47,8 @@ def report(base_low=0.5, champion_low=None, rows=200, confidence=0.95, stop_rate
     champion = "desk/3" if champion_low is not None else ""
     return EvaluationReport(
         digest="d", examples=[], primary_metric="exact_match", confidence=confidence, suites={"test": suite},
-        candidate_digest="c", base_digest="b", champion=champion, champion_digest="c" if same else "other" * bool(champion),
+        candidate_digest="c", base_digest="b", champion=champion,
+        champion_digest="c" if same else "other" * bool(champion),
     )  # fmt: skip
 
 

@@ -1,5 +1,6 @@
 """Registering real, tiny models and asking the versions in a process of their own."""
 
+import ast
 import json
 import os
 import shutil
@@ -158,6 +159,14 @@ def test_an_unknown_version_is_named(registered, tmp_path):
     uri = registered[0]
     with pytest.raises(UnknownVersion, match="77"):
         versions.model_folder(uri, NAME, 77, tmp_path)
+
+
+def test_the_file_in_a_version_imports_nothing_of_ours():
+    tree = ast.parse(packaging.SERVE_MODEL.read_text("utf-8"))
+    names = {each.module for each in ast.walk(tree) if isinstance(each, ast.ImportFrom)}
+    names |= {alias.name for each in ast.walk(tree) if isinstance(each, ast.Import) for alias in each.names}
+    allowed = {"hashlib", "os", "pathlib", "mlflow", "pandas", "torch", "transformers", "peft", "huggingface_hub"}
+    assert "transformers" in names and {name.split(".")[0] for name in names} <= allowed
 
 
 def test_the_tie_is_written_on_both_versions(registered):
