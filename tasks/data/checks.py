@@ -9,7 +9,6 @@ from typing import Any, Literal, NamedTuple
 from pydantic import BaseModel, ConfigDict
 
 from tasks.data.records import Message, Record
-from tasks.data.sources import SplitRole
 from tasks.recipe import DataRecipe
 
 Action = Literal["quarantined", "dropped", "reported", "redacted", "kept in one split"]
@@ -36,9 +35,8 @@ class Finding(BaseModel):
 
 
 class Entry(NamedTuple):
-    """A record on its way through the checks: what it is for, the row it came from."""
+    """A record on its way through the checks, and the row it came from."""
 
-    role: SplitRole
     row: dict[str, Any]
     record: Record
 

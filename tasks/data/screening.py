@@ -9,6 +9,7 @@ from pydantic import BaseModel, ConfigDict
 
 from tasks.data import checks, formats, personal, splits
 from tasks.data.checks import Action, Entry, Finding, Offence
+from tasks.data.encoding import GB18030
 from tasks.data.reading import Row, read
 from tasks.data.records import Message, Record
 from tasks.data.sources import ROLES, Source, SplitRole, expand
@@ -101,11 +102,18 @@ def screen(recipe: DataRecipe, advance: Advance) -> Screened:
             entries += parsed
             step(_size(source))
         records[role] = _distinct(entries, verdicts)
+    _refuse_unknown_slices(records, recipe)
     _take_out_leaks(records, recipe, verdicts)
     rows_read = sum(summary.rows for summary in summaries)
     _refuse_too_many(verdicts, rows_read, recipe)
     advance(10)
     return Screened(records, verdicts, summaries, rows_read)
+
+
+def _refuse_unknown_slices(records: dict[SplitRole, list[Record]], recipe: DataRecipe) -> None:
+    for column in recipe.slice_columns:
+        if not any(record.columns[column] for some in records.values() for record in some):
+            raise InvalidData(f"data.slice_columns: no good row has anything in column {column!r}; check its name.")
 
 
 class Steps:
@@ -134,10 +142,10 @@ def _entries(
     found = read(source)
     values = [row.values for row in found.rows if not row.fault]
     chosen = formats.detect(values, recipe, found.name)
-    if found.encoding == "GB18030":
+    if found.encoding == GB18030.label:
         verdicts.note("encoding_gb18030", found.name, "the whole file is GB18030, not UTF-8", len(found.rows))
     entries = [
-        Entry(role, row.values, record)
+        Entry(row.values, record)
         for row in found.rows
         if (record := _record(row, chosen, recipe, verdicts)) is not None
     ]

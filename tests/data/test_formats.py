@@ -66,6 +66,11 @@ def test_columns_are_mapped_with_one_instruction_for_all_and_slices_kept_as_text
     assert found.record("a.jsonl:2").columns == {"channel": ""}
 
 
+def test_a_slice_column_that_no_row_has_is_refused(tmp_path, validate):
+    with pytest.raises(InvalidData, match="no good row has anything in column 'langauge'"):
+        validate(write_lines(tmp_path / "a.jsonl", FILLER), slice_columns=["langauge"])
+
+
 def test_a_blank_input_under_a_constant_instruction_is_an_empty_prompt(tmp_path, validate):
     rows = [{"text": " ", "label": "a"}, *({"text": row["instruction"], "label": "a"} for row in FILLER)]
     mapping = {"input": "text", "output": "label", "instruction_text": "Which label?"}
