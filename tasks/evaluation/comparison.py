@@ -8,7 +8,7 @@ from numpy.typing import NDArray
 from tasks.artifacts import Comparison, Estimate, SliceScores, SuiteReport, Who
 from tasks.errors import InvalidData
 from tasks.evaluation.resampling import Resampler, edge_bound
-from tasks.evaluation.scoring import SuiteScores, check_rows
+from tasks.evaluation.scoring import SuiteScores, check_rows, perplexity
 from tasks.evaluation.suites import Suite
 from tasks.recipe import EvaluationRecipe
 
@@ -108,8 +108,8 @@ def _estimates(scores: SuiteScores, metrics: Sequence[str], resampler: Resampler
     low, high = resampler.interval(scores.answer_tokens[:, None])
     mean = float(scores.answer_tokens.mean())
     found["answer_tokens"] = Estimate(mean=mean, low=low[0], high=high[0], rows=len(scores.row_ids))
-    perplexity = _perplexity(scores, resampler)
-    return found | ({"perplexity": perplexity} if perplexity else {})
+    measured = _perplexity(scores, resampler)
+    return found | ({"perplexity": measured} if measured else {})
 
 
 def _means(columns: Mapping[str, Floats], resampler: Resampler) -> dict[str, Estimate]:
@@ -135,5 +135,5 @@ def _perplexity(scores: SuiteScores, resampler: Resampler) -> Estimate | None:
     if mean is None:
         return None
     sums = np.stack([scores.nll[measured], scores.reference_tokens[measured]], axis=1)
-    low, high = resampler.interval(sums, lambda means: np.exp(means[:, :1] / means[:, 1:]))
+    low, high = resampler.interval(sums, lambda means: perplexity(means[:, :1] / means[:, 1:]))
     return Estimate(mean=mean, low=low[0], high=high[0], rows=int(measured.sum()))

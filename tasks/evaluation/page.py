@@ -46,19 +46,20 @@ def _section(
     metric = report.primary_metric
     who = [name for name in WHO if name in found.scores]
     columns = list(dict.fromkeys(part.column for part in found.slices))
-    rows = [_row(at, suite, answers, scores, metric) for at in range(len(suite.rows))]
+    bad, good = worst(scores, metric)[:SHOWN], best(suite, scores, metric, columns, SHOWN)
+    every = list(range(len(suite.rows))) if len(suite.rows) <= ALL_ROWS else []
+    rows = {at: _row(at, suite, answers, scores, metric) for at in {*bad, *good, *every}}
     return {
         "name": suite.name,
         "report": found,
         "who": who,
-        "metrics": list(scores["candidate"].rows),
         "verdict": wording.verdict(report, found),
         "primary": wording.primary(report, found),
         "corpus": {name: scores[name].corpus for name in who},
         "plots": {name: Markup(svg) for name, svg in _plots(found, scores, who, metric).items()},
-        "worst": [rows[at] for at in worst(scores, metric)[:SHOWN]],
-        "best": [rows[at] for at in best(suite, scores, metric, columns, SHOWN)],
-        "rows": rows if len(rows) <= ALL_ROWS else [],
+        "worst": [rows[at] for at in bad],
+        "best": [rows[at] for at in good],
+        "rows": [rows[at] for at in every],
     }
 
 

@@ -7,7 +7,7 @@ MACROS = """
 {% if estimate %}{{ wording.number(metric, estimate.mean) }}
 <small>{{ wording.interval(metric, estimate) }}</small>{% endif %}
 {% endmacro %}
-{% macro shown(row, primary) %}
+{% macro shown(row) %}
 <article data-groups="{{ row.groups }}">
 <header><small>{{ row.id }}{% for name, value in row.columns.items() if value %}
  · {{ name }} {{ value }}{% endfor %}</small>
@@ -73,9 +73,9 @@ p of a paired sign-flip test. Lower is better for perplexity (of the reference a
 <h3>Where the candidate is worst</h3>
 <p class="soft small">In the candidate's answer, <ins>red</ins> is not in the reference;
 <del>struck green</del> is, and the answer lacks it.</p>
-{% for row in part.worst %}{{ shown(row, primary) }}{% else %}<p>Nowhere: every row has full marks.</p>{% endfor %}
+{% for row in part.worst %}{{ shown(row) }}{% else %}<p>Nowhere: every row has full marks.</p>{% endfor %}
 <h3>Where the candidate gained most</h3>
-{% for row in part.best %}{{ shown(row, primary) }}{% endfor %}
+{% for row in part.best %}{{ shown(row) }}{% endfor %}
 {% if part.rows %}
 <h3>Every row</h3>
 <details data-rows><summary>All {{ part.rows|length }} rows, with every answer</summary>
@@ -84,7 +84,7 @@ p of a paired sign-flip test. Lower is better for perplexity (of the reference a
 <select aria-label="Which rows"><option value="">all</option><option value="right">candidate right</option>
 <option value="wrong">candidate wrong</option><option value="gained">better than another</option>
 <option value="lost">worse than another</option></select><output class="soft small"></output></div>
-{% for row in part.rows %}{{ shown(row, primary) }}{% endfor %}</details>{% endif %}
+{% for row in part.rows %}{{ shown(row) }}{% endfor %}</details>{% endif %}
 </section>
 {% endfor %}
 """

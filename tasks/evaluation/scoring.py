@@ -2,7 +2,6 @@
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy.typing import NDArray
@@ -12,8 +11,7 @@ from tasks.evaluation.suites import Answer, Suite, SuiteRow
 from tasks.recipe import MetricName
 
 Floats = NDArray[np.float64]
-if TYPE_CHECKING:
-    Generate = Callable[[Sequence[SuiteRow]], list[Answer]]
+Generate = Callable[[Sequence[SuiteRow]], list[Answer]]
 
 
 @dataclass(frozen=True)
@@ -38,10 +36,15 @@ class SuiteScores:
     def perplexity(self) -> float | None:
         """exp(nats / tokens) of the references over all rows; None where no row was measured."""
         tokens = self.reference_tokens.sum()
-        return float(np.exp(self.nll.sum() / tokens)) if tokens else None
+        return float(perplexity(self.nll.sum() / tokens)) if tokens else None
 
 
-def score(suite: Suite, generate: "Generate", metrics: Sequence[MetricName]) -> SuiteScores:
+def perplexity(nats_per_token: Floats) -> Floats:
+    """exp of the mean, held below infinity: JSON has no word for it, and a diverged model gets there."""
+    return np.exp(np.minimum(nats_per_token, 700))
+
+
+def score(suite: Suite, generate: Generate, metrics: Sequence[MetricName]) -> SuiteScores:
     """Ask for every row's answer and measure it.
 
     `generate` gets the suite's rows and returns their answers in that order; a test hands in a dictionary's look-up.

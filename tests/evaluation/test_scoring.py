@@ -39,6 +39,11 @@ def test_a_model_without_likelihoods_has_no_perplexity(make_suite, say):
     assert scores.perplexity is None
 
 
+def test_a_diverged_model_has_a_finite_perplexity(make_suite, say):
+    scores = score(make_suite([("a", "x")]), say(str, nll=1e6), METRICS)
+    assert scores.perplexity == pytest.approx(math.exp(700))
+
+
 def test_a_suite_without_rows_is_refused(say):
     with pytest.raises(InvalidData, match="'test': it has no rows") as refused:
         score(Suite(name="test", rows=()), say(str), METRICS)
