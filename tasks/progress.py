@@ -25,7 +25,7 @@ class Meter:
 
     def __init__(self, what: str, total: int, unit: str, show: Callable[[int, str], None]) -> None:
         self.what, self.total, self.unit, self.note = what, total, unit, ""
-        self.done = 0
+        self.done = self.before = 0
         self.started = self.spoke = time.monotonic()
         self._show = show
         self.listeners: list[Callable[[float, str], None]] = []
@@ -40,10 +40,16 @@ class Meter:
             for listen in self.listeners:
                 listen(100.0 * self.done / max(self.total, 1), self.line())
 
+    def expect(self, total: int, done: int) -> None:
+        """Set the total once it is known, and what was done before this process began."""
+        self.total, self.done, self.before = total, done, done
+        self.started = time.monotonic()
+        self._show(self.done, self.note)
+
     def line(self) -> str:
         """What, how far, how fast, how long still, in one line."""
         seconds = max(time.monotonic() - self.started, 1e-9)
-        rate = self.done / seconds
+        rate = (self.done - self.before) / seconds
         left = (self.total - self.done) / rate if rate else float("inf")
         eta = f"{left:,.0f} s left" if self.done < self.total and rate else f"{seconds:,.1f} s"
         note = f", {self.note}" if self.note else ""
@@ -65,4 +71,5 @@ def tracked(what: str, total: int, unit: str) -> Iterator[Meter]:
     console = Console(stderr=True)
     with Progress(*columns, *times, console=console, transient=True, disable=not sys.stderr.isatty()) as bars:
         task = bars.add_task(what, total=total, unit=unit, note="")
-        yield Meter(what, total, unit, lambda done, note: bars.update(task, completed=done, note=note))
+        meter = Meter(what, total, unit, lambda done, note: bars.update(task, completed=done, total=meter.total, note=note))
+        yield meter

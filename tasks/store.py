@@ -1,8 +1,8 @@
 """Folders by content digest: inputs in, a finished folder out, made once.
 
-A step is built in `<kind>/<key>.partial` under a lock that dies with its process, its manifest is written last, and the
-folder is renamed into place. So a folder with its final name is whole; a partial one was interrupted, and its step may go
-on in it or start it anew.
+A step is built in `<kind>/<key>.partial` under a lock that dies with its process, its manifest is written last, and
+the folder is renamed into place. So a folder with its final name is whole; a partial one was interrupted, and its step
+may go on in it or start it anew.
 """
 
 import errno
@@ -82,16 +82,18 @@ class StepStore:
         record: type[Result],
         build: Callable[[Path], Result],
         resumable: bool = False,
+        still_true: Callable[[Result], bool] = lambda found: True,
     ) -> Result:
         """Find the step of these inputs, or build it: `build` fills the folder it is given and returns the record.
 
-        With `resumable`, an interrupted build's folder is handed on as it was left; otherwise it starts empty.
+        With `resumable`, an interrupted build's folder is handed on as it was left; otherwise it starts empty. A found
+        step that is not `still_true` (what it made outside its folder is gone) is built anew.
         """
         key = digest({"kind": kind, **inputs})
-        if found := self.find(kind, key, record):
+        if (found := self.find(kind, key, record)) and still_true(found):
             return found
         with writable(self.root), self._lock(kind, key):
-            if found := self.find(kind, key, record):
+            if (found := self.find(kind, key, record)) and still_true(found):
                 return found
             folder = self.root / kind / key[:32]
             partial = folder.with_name(f"{folder.name}.partial")
@@ -154,5 +156,6 @@ def writable(root: Path) -> Iterator[None]:
         if problem is None:
             raise
         raise StateUnusable(
-            f"{fault.filename or root}: {problem}, or point TUNELINE_HOME elsewhere. Nothing half-made is kept as finished."
+            f"{fault.filename or root}: {problem}, or point TUNELINE_HOME elsewhere. "
+            "Nothing half-made is kept as finished."
         ) from fault

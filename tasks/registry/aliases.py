@@ -68,6 +68,14 @@ def promote(
     return lookup.aliases(tracking_uri, name).get("previous", 0)
 
 
+def refuse(tracking_uri: str, name: str, version: int, reason: str, decision_tags: Mapping[str, str]) -> None:
+    """Keep on the version why it was not promoted; no alias that serves moves, `candidate` names what was tried."""
+    with service(tracking_uri):
+        found = _existing(tracking_uri, name, version)
+        _explain(tracking_uri, found, f"Not promoted: {reason}", decision_tags)
+        connect(tracking_uri).set_registered_model_alias(name, "candidate", str(version))
+
+
 def rollback(tracking_uri: str, name: str, reason: str, ledger: Path, run: MlflowRun | None = None) -> tuple[int, int]:
     """Point `production` at `previous` again, adapter too; returns (from, to).
 
@@ -145,7 +153,7 @@ def _existing(tracking_uri: str, name: str, version: int) -> lookup.Version:
 def _explain(tracking_uri: str, found: lookup.Version, text: str, tags: Mapping[str, str]) -> None:
     """Put the reason above the version's own description, in the place of an earlier reason."""
     own = found.description
-    if own.startswith(("Promoted to ", "Rolled back: ")):
+    if own.startswith(("Promoted to ", "Rolled back: ", "Not promoted: ")):
         own = own.partition("\n\n")[2]
     client = connect(tracking_uri)
     client.update_model_version(

@@ -201,3 +201,18 @@ def _aliases_with_client(tracking_uri: str, name: str) -> dict[str, int]:
     except UnknownVersion:
         return {}
     return {alias: int(number) for alias, number in found.items()}
+
+
+def has_run(tracking_uri: str, run_id: str) -> bool:
+    """Whether the store has this MLflow run, not deleted."""
+    if path := sqlite_path(tracking_uri):
+        try:
+            return bool(_rows(path, "select 1 from runs where run_uuid = ? and lifecycle_stage = 'active'", run_id))
+        except _UnknownSchemaError:
+            pass
+    if _is_server(tracking_uri):
+        found = _get(tracking_uri, "runs/get", run_id=run_id)
+        return found is not None and found["run"]["info"]["lifecycle_stage"] == "active"
+    from tasks.registry.tracking import alive
+
+    return alive(tracking_uri, run_id)

@@ -143,7 +143,7 @@ def test_the_log_holds_each_step_once_after_a_crash_without_a_checkpoint(job: Ma
 
 
 def test_a_worker_killed_hard_goes_on_from_its_checkpoint(job: Make) -> None:
-    whole, killed = job("whole", max_steps=60), job("killed", max_steps=60, checkpoint_seconds=1)
+    whole, killed = job("whole", max_steps=300), job("killed", max_steps=300, checkpoint_seconds=1)
     launch.train(whole, listen=lambda new: None)
 
     def kill(new: list[dict[str, object]]) -> None:

@@ -1,0 +1,60 @@
+"""A recipe in, its workplace out, after everything that can be checked for nothing was checked."""
+
+import os
+import shutil
+from pathlib import Path
+
+from tasks.data.dataset import source_digest
+from tasks.errors import InvalidBaseModel, StateUnusable
+from tasks.modeling.base_model import CARRIED
+from tasks.recipe import BaseModelRecipe, Recipe
+from tasks.registry import policy
+from tasks.settings import prepare_environment, state
+from tasks.store import writable
+from tasks.workplace import Workplace
+
+COPIES = 4
+"""A base model's weights, merged, in a step, on its way to the registry, and there."""
+
+
+def preflight(recipe: Recipe) -> Workplace:
+    """Check sources, policy, base and disk before anything is spent.
+
+    Raises InvalidData, InvalidRecipe, InvalidBaseModel or StateUnusable with what to change.
+    """
+    here = state()
+    prepare_environment(here)
+    policy.load(Path(recipe.promotion.policy))
+    sources = source_digest(recipe.data)
+    _check_base(recipe.base)
+    with writable(here.root):
+        probe = here.root / f".writable-{os.getpid()}"
+        probe.write_text("", "utf-8")
+        probe.unlink()
+    _check_room(recipe.base, here.root)
+    return Workplace.open(recipe, sources)
+
+
+def _check_base(base: BaseModelRecipe) -> None:
+    """A name that can be nothing else than a folder must be one."""
+    name = base.model
+    hub = name.count("/") == 1 and not name.startswith((".", "/", "~"))
+    if not (Path(name).is_dir() or name in CARRIED or name.startswith("models:/") or hub):
+        raise InvalidBaseModel(
+            f"base.model: {name!r} is no folder ({Path(name).absolute()}), no carried model "
+            f"({', '.join(sorted(CARRIED))}), no hub name (org/name) and no models:/ address."
+        )
+
+
+def _check_room(base: BaseModelRecipe, root: Path) -> None:
+    """Refuse a disk that the copies of a local base model would fill."""
+    folder = Path(base.model)
+    if not folder.is_dir():
+        return
+    needed = COPIES * sum(path.stat().st_size for path in folder.glob("*.safetensors"))
+    free = shutil.disk_usage(root).free
+    if free < needed:
+        raise StateUnusable(
+            f"{root}: {free / 1e9:.1f} GB are free, but weights, merged model and registry copies take about "
+            f"{needed / 1e9:.1f} GB; free space, or point TUNELINE_HOME elsewhere."
+        )

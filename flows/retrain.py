@@ -1,0 +1,64 @@
+"""A recipe in, a promotion decision out: the seven steps, in their order. Read this page first."""
+
+from prefect import flow
+from pydantic import BaseModel, ConfigDict
+
+from flows.preflight import preflight
+from tasks.artifacts import (
+    EvaluationReport,
+    MergedModel,
+    ModelVersions,
+    PromotionDecision,
+    TokenizedDataset,
+    TrainedWeights,
+    ValidatedDataset,
+)
+from tasks.evaluate import evaluate
+from tasks.merge import merge
+from tasks.preprocess import preprocess
+from tasks.promote import promote
+from tasks.recipe import Recipe
+from tasks.register import register
+from tasks.train import train
+from tasks.validate import validate
+
+
+class Retrained(BaseModel):
+    """What every step of one retraining left behind."""
+
+    model_config = ConfigDict(frozen=True)
+
+    dataset: ValidatedDataset
+    tokenized: TokenizedDataset
+    weights: TrainedWeights
+    report: EvaluationReport
+    merged: MergedModel
+    versions: ModelVersions
+    decision: PromotionDecision
+
+
+@flow(name="retrain", flow_run_name="{recipe.name}")
+def retrain(recipe: Recipe) -> Retrained:
+    """From records to a model in production, or to the reasons why not.
+
+    Args:
+        recipe: Everything this retraining is told: data, base model, method, evaluation, promotion.
+    """
+    place = preflight(recipe)
+    with place.run.ending():
+        dataset = validate(recipe, place)
+        tokenized = preprocess(dataset, recipe, place)
+        weights = train(tokenized, recipe, place)
+        report = evaluate(weights, dataset, tokenized, recipe, place)
+        merged = merge(weights, dataset, tokenized, recipe, place)
+        versions = register(dataset, tokenized, weights, report, merged, recipe, place)
+        decision = promote(versions, report, merged, dataset, recipe, place)
+    return Retrained(
+        dataset=dataset,
+        tokenized=tokenized,
+        weights=weights,
+        report=report,
+        merged=merged,
+        versions=versions,
+        decision=decision,
+    )

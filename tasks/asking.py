@@ -1,0 +1,147 @@
+"""A model folder and a suite in, its answers out: each model asks its own template, each answers the same rows once."""
+
+import json
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from tasks.artifacts import GivenAnswers, TokenizedDataset, Who
+from tasks.data.dataset import load_split
+from tasks.data.tokenisation import messages_of
+from tasks.errors import InvalidData
+from tasks.evaluation.suites import Answer, Suite, SuiteRow
+from tasks.modeling import generation
+from tasks.modeling.loading import ADAPTER_CONFIG, load_model, prove_live, stop_ids
+from tasks.pages import shown_progress
+from tasks.progress import Advance
+from tasks.prompts import IGNORED, PromptRenderer
+from tasks.recipe import EvaluationRecipe, PromptRecipe
+from tasks.store import file_digest
+from tasks.workplace import Workplace
+
+VERSION = 1
+
+
+@dataclass(frozen=True)
+class Asked:
+    """A model to be asked: what identifies it, where it lies, and the tokenizer folder with its own template."""
+
+    who: Who
+    digest: str
+    base: Path
+    base_digest: str
+    weights: Path | None
+    tokenizer: Path
+    template_digest: str
+    system: str
+    trust_remote_code: bool = False
+
+    def load(self) -> tuple[Any, PromptRenderer]:
+        """The model and the renderer of its prompts."""
+        from transformers import AutoTokenizer
+
+        folder = self.weights if self.weights and not (self.weights / ADAPTER_CONFIG).exists() else self.base
+        recipe = PromptRecipe(system=self.system, max_length=1_000_000)
+        renderer = PromptRenderer(AutoTokenizer.from_pretrained(self.tokenizer), recipe, stop_ids(folder))
+        return load_model(self.base, self.weights, self.base_digest, self.trust_remote_code), renderer
+
+
+def the_base(base: Path, tokenized: TokenizedDataset, system: str, trust_remote_code: bool) -> Asked:
+    """The base model, asked in the candidate's own template."""
+    return Asked(
+        "base",
+        tokenized.base_digest,
+        base,
+        tokenized.base_digest,
+        None,
+        tokenized.path("tokenizer"),
+        tokenized.template_digest,
+        system,
+        trust_remote_code,
+    )
+
+
+def registered(who: Who, folder: Path, model_digest: str) -> Asked:
+    """A merged or full model as the registry keeps it: it brings its own tokenizer, template and system message."""
+    origin = json.loads((folder / "origin.json").read_text("utf-8"))
+    return Asked(who, model_digest, folder, model_digest, folder, folder, origin["template"], origin["system"])
+
+
+def suite_of(path: Path, name: str, limit: int) -> Suite:
+    """A split as a suite: each record's prompt and the answer it should get; at most `limit` rows, 0 for all."""
+    records = load_split(path)
+    rows = tuple(
+        SuiteRow(
+            id=record.id, messages=tuple(messages_of(record)[:-1]), reference=record.answer, columns=record.columns
+        )
+        for record in (records[:limit] if limit else records)
+    )
+    return Suite(name=name, rows=rows)
+
+
+def answers_of(asked: Asked, suite: Suite, rows_digest: str, recipe: EvaluationRecipe, place: Workplace) -> GivenAnswers:
+    """The answers of a model to a suite, found or given: a model is asked the same rows once."""
+    inputs = {
+        "version": VERSION,
+        "model": [asked.digest, asked.template_digest, asked.system],
+        "rows": rows_digest,
+        "max_new_tokens": recipe.max_new_tokens,
+    }
+    with shown_progress(f"evaluate {asked.who}", len(suite.rows), "rows") as meter:
+        return place.store.make(
+            "answers", inputs, GivenAnswers, lambda folder: _ask(folder, asked, suite, recipe, meter)
+        )
+
+
+def read_answers(given: GivenAnswers) -> list[Answer]:
+    """The answers of a step, in the suite's order."""
+    with given.path("answers.jsonl").open(encoding="utf-8", newline="\n") as stream:
+        return [Answer.model_validate_json(line) for line in stream]
+
+
+def _ask(folder: Path, asked: Asked, suite: Suite, recipe: EvaluationRecipe, advance: Advance) -> GivenAnswers:
+    started = time.monotonic()
+    model, renderer = asked.load()
+    prompts = [renderer.prompt_ids(row.messages) for row in suite.rows]
+    _check_room(prompts, suite, model, recipe.max_new_tokens)
+    if asked.weights and (asked.weights / ADAPTER_CONFIG).exists():
+        prove_live(model, prompts[0])
+    given = generation.generate(model, prompts, renderer.stop_ids, recipe.max_new_tokens, recipe.batch_size, advance)
+    references = [_example(renderer, row) for row in suite.rows]
+    likelihoods = generation.reference_nll(model, references)
+    answers = [
+        Answer(
+            text=renderer.tokenizer.decode(answer.token_ids, skip_special_tokens=True),
+            tokens=len(answer.token_ids) + answer.stopped,
+            stopped=answer.stopped,
+            nll=nll,
+            reference_tokens=tokens,
+        )
+        for answer, (nll, tokens) in zip(given, likelihoods, strict=True)
+    ]
+    path = folder / "answers.jsonl"
+    path.write_text("".join(answer.model_dump_json() + "\n" for answer in answers), "utf-8", newline="\n")
+    seconds = time.monotonic() - started
+    return GivenAnswers(
+        digest=file_digest(path), who=asked.who, model_digest=asked.digest, rows=len(answers), seconds=seconds
+    )
+
+
+def _example(renderer: PromptRenderer, row: SuiteRow) -> tuple[list[int], list[int]]:
+    """A row with its reference, labels on the last answer alone: earlier turns are part of what was asked."""
+    asked = len(renderer.prompt_ids(row.messages))
+    example = renderer.example([*row.messages, {"role": "assistant", "content": row.reference}])
+    return example.input_ids, [IGNORED] * asked + example.labels[asked:]
+
+
+def _check_room(prompts: Sequence[Sequence[int]], suite: Suite, model: Any, new_tokens: int) -> None:
+    room = getattr(model.config, "max_position_embeddings", None)
+    longest = max(range(len(prompts)), key=lambda number: len(prompts[number]))
+    if room and len(prompts[longest]) + new_tokens > room:
+        raise InvalidData(
+            f"suite {suite.name!r}, row {suite.rows[longest].id}: the prompt has {len(prompts[longest])} tokens and the "
+            f"answer may have {new_tokens} (evaluation.max_new_tokens), but this base model reads {room}. "
+            "Lower data.max_characters or evaluation.max_new_tokens."
+        )

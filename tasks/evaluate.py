@@ -1,0 +1,113 @@
+"""Weights and a test split in, a report out: base, candidate and champion on the same rows."""
+
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from tasks.artifacts import EvaluationReport, GivenAnswers, TokenizedDataset, TrainedWeights, ValidatedDataset, Who
+from tasks.asking import Asked, answers_of, read_answers, registered, suite_of, the_base
+from tasks.bases import same_base
+from tasks.champion import Champion, champion_of
+from tasks.evaluation import comparison, report, scoring
+from tasks.evaluation.suites import Suite
+from tasks.pages import show
+from tasks.recipe import Recipe
+from tasks.retries import verb
+from tasks.store import digest
+from tasks.workplace import Workplace
+
+if TYPE_CHECKING:
+    from tasks.registry.tracking import MlflowRun
+
+VERSION = 1
+SUITE = "test"
+PRIMARY_ORDER: tuple[Who, ...] = ("base", "candidate", "champion")
+
+
+@verb(retries=2, retry_delay_seconds=[10, 60])
+def evaluate(
+    weights: TrainedWeights, dataset: ValidatedDataset, tokenized: TokenizedDataset, recipe: Recipe, place: Workplace
+) -> EvaluationReport:
+    """Ask base, candidate and champion the same rows, and compare their answers."""
+    base = same_base(recipe.base, tokenized, place)
+    plain = the_base(base.folder, tokenized, recipe.prompt.system, recipe.base.trust_remote_code)
+    candidate = Asked(
+        "candidate",
+        weights.digest,
+        base.folder,
+        base.digest,
+        weights.path("weights"),
+        weights.path("weights"),
+        tokenized.template_digest,
+        recipe.prompt.system,
+        recipe.base.trust_remote_code,
+    )
+    champion = champion_of(recipe.name, weights.digest, place)
+    models = [plain, candidate, *([registered("champion", champion.folder, champion.digest)] if champion else [])]
+    return report_on(models, dataset, champion, recipe, place)
+
+
+def report_on(
+    models: list[Asked], dataset: ValidatedDataset, champion: Champion | None, recipe: Recipe, place: Workplace
+) -> EvaluationReport:
+    """Answers of every model, scored and compared; the report as files, Prefect artifact and MLflow metrics."""
+    suite = suite_of(dataset.path("test.jsonl"), SUITE, recipe.evaluation.limit)
+    rows_digest = digest([[row.id, row.reference] for row in suite.rows])
+    scoring.check_rows(suite)
+    given = {asked.who: answers_of(asked, suite, rows_digest, recipe.evaluation, place) for asked in models}
+    inputs = {
+        "version": VERSION,
+        "answers": {who: [answers.digest, answers.model_digest] for who, answers in given.items()},
+        "rows": [rows_digest, [row.columns for row in suite.rows]],
+        "recipe": recipe.evaluation,
+        "slices": recipe.data.slice_columns,
+        "champion": champion.label if champion else "",
+        "name": recipe.name,
+        "seed": recipe.seed,
+    }
+    made = place.store.make(
+        "evaluate", inputs, EvaluationReport, lambda folder: _build(folder, suite, given, champion, recipe)
+    )
+    place.run.once(made, lambda run: _tell(run, made))
+    show(f"{recipe.name}-evaluation", made.path("report.md").read_text("utf-8"), "Base, candidate and champion.")
+    return made
+
+
+def _build(
+    folder: Path, suite: Suite, given: dict[Who, GivenAnswers], champion: Champion | None, recipe: Recipe
+) -> EvaluationReport:
+    settings, columns = recipe.evaluation, recipe.data.slice_columns
+    answers = {who: read_answers(each) for who, each in given.items()}
+    scores = {who: scoring.score(suite, lambda rows, who=who: answers[who], settings.metrics) for who in answers}
+    primary = settings.primary_metric.value
+    made = EvaluationReport(
+        digest=digest([[who, each.digest, each.model_digest] for who, each in given.items()]),
+        primary_metric=primary,
+        confidence=settings.confidence,
+        suites={SUITE: comparison.report_suite(suite, scores, settings, columns, recipe.seed)},
+        candidate_digest=given["candidate"].model_digest,
+        base_digest=given["base"].model_digest,
+        champion=champion.label if champion else "",
+        champion_digest=champion.weights if champion else "",
+        examples=report.examples(suite, answers, scores, primary, columns),
+    )
+    made = made.model_copy(update={"digest": digest([made.digest, made.suites[SUITE].model_dump(mode="json")])})
+    report.write_report(folder, made, {SUITE: suite}, {SUITE: answers}, {SUITE: scores}, f"{recipe.name}: evaluation")
+    return made
+
+
+def _tell(run: "MlflowRun", made: EvaluationReport) -> None:
+    """Metrics `<suite>/<metric>` of the candidate, `base/…` and `champion/…` of the others; the report; the rows."""
+    import time
+
+    from tasks.registry import tracking
+
+    now = int(time.time() * 1000)
+    points = [
+        tracking.Point(f"{'' if who == 'candidate' else who + '/'}{name}/{metric}", estimate.mean, 0, now)
+        for name, suite in made.suites.items()
+        for who, scores in suite.scores.items()
+        for metric, estimate in scores.items()
+    ]
+    tracking.log_points(run, points)
+    tracking.log_files(run, {"evaluation": [made.path(f"report.{kind}") for kind in ("html", "md", "json")]})
+    tracking.log_rows(run, made.path("rows.parquet"), "evaluation")

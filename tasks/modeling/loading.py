@@ -1,0 +1,62 @@
+"""Trained or registered weights in, a model that answers out; an adapter is proved live before anyone scores it."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+from tasks.errors import InvalidBaseModel, WorkRefused
+from tasks.modeling.methods import load_base
+
+ADAPTER_CONFIG = "adapter_config.json"
+
+
+def load_model(base: Path, weights: Path | None, base_digest: str, trust_remote_code: bool = False) -> Any:
+    """The base alone, the base with an adapter, or full weights: whatever `weights` holds; in evaluation mode.
+
+    Raises InvalidBaseModel when an adapter was trained on another base.
+    """
+    if weights is None or not (weights / ADAPTER_CONFIG).exists():
+        return _plainly_greedy(load_base(weights or base, trust_remote_code=trust_remote_code).eval())
+    trained_on = json.loads((weights / "origin.json").read_text("utf-8"))["base"]
+    if trained_on != base_digest:
+        raise InvalidBaseModel(f"{weights}: the adapter was trained on base {trained_on}, not on {base} ({base_digest}).")
+    from peft import PeftModel
+
+    loaded = _plainly_greedy(load_base(base, trust_remote_code=trust_remote_code))
+    return PeftModel.from_pretrained(loaded, weights).eval()
+
+
+def _plainly_greedy(model: Any) -> Any:
+    """Take away a folder's sampling defaults (a repetition penalty, say), as serving does; stop tokens stay."""
+    from transformers import GenerationConfig
+
+    model.generation_config = GenerationConfig(eos_token_id=model.generation_config.eos_token_id)
+    return model
+
+
+def stop_ids(folder: Path) -> frozenset[int]:
+    """The tokens that end an answer by a model folder's `generation_config.json` and `config.json`."""
+    for name in ("generation_config.json", "config.json"):
+        if (folder / name).is_file():
+            ends = json.loads((folder / name).read_text("utf-8")).get("eos_token_id")
+            if ends is not None:
+                return frozenset(ends if isinstance(ends, list) else [ends])
+    return frozenset()
+
+
+def prove_live(model: Any, prompt_ids: list[int]) -> float:
+    """Largest difference of a prompt's last logits with the adapter on and off.
+
+    Raises WorkRefused when there is none: the adapter was not loaded, or learned nothing, and the base would be scored.
+    """
+    import torch
+
+    ids = torch.tensor([prompt_ids], device=model.device)
+    with torch.inference_mode():
+        on = model(input_ids=ids).logits[0, -1]
+        with model.disable_adapter():
+            off = model(input_ids=ids).logits[0, -1]
+    difference = float((on - off).abs().max())
+    if difference == 0.0:
+        raise WorkRefused("evaluate: switching the adapter off changes nothing; it is not live, and the base would be scored.")
+    return difference

@@ -1,0 +1,147 @@
+"""Weights, merged model and report in, model versions out: adapter and merged model, tied together, each content once."""
+
+import json
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from tasks.artifacts import (
+    EvaluationReport,
+    MergedModel,
+    ModelVersions,
+    TokenizedDataset,
+    TrainedWeights,
+    ValidatedDataset,
+)
+from tasks.bases import same_base
+from tasks.modeling.base_model import BaseModelFolder
+from tasks.recipe import Recipe
+from tasks.registry import lookup
+from tasks.retries import verb
+from tasks.store import digest
+from tasks.workplace import Workplace
+
+if TYPE_CHECKING:
+    from tasks.registry.tracking import MlflowRun
+
+VERSION = 1
+
+
+@verb(retries=4, retry_delay_seconds=[5, 15, 60, 120])
+def register(
+    dataset: ValidatedDataset,
+    tokenized: TokenizedDataset,
+    weights: TrainedWeights,
+    report: EvaluationReport,
+    merged: MergedModel,
+    recipe: Recipe,
+    place: Workplace,
+) -> ModelVersions:
+    """Make the registry's versions of this release, or find those its content already has."""
+    uri = place.state.tracking_uri
+    content = {"serving": recipe.serving, "system": recipe.prompt.system, "template": tokenized.template_digest}
+    inputs = {
+        "version": VERSION,
+        "name": recipe.name,
+        "registry": uri,
+        "merged": merged.digest,
+        "weights": weights.digest,
+        "content": content,
+    }
+
+    def build(folder: Path) -> ModelVersions:
+        from tasks.registry import release
+
+        seeds = {"seed": recipe.seed}
+        manifest = release.release_manifest(recipe, dataset, tokenized, weights, report, merged, seeds)
+        (folder / "release.json").write_text(json.dumps(manifest, ensure_ascii=False, indent=1), "utf-8")
+        (folder / "MODEL_CARD.md").write_text(release.model_card(manifest, report, recipe.serving.description), "utf-8")
+        base = same_base(recipe.base, tokenized, place)
+        return _register(folder, digest(content), base, weights, merged, recipe, place.run.open())
+
+    def still_there(found: ModelVersions) -> bool:
+        pairs = [(found.name, found.version), (found.adapter_name, found.adapter_version)]
+        return all(lookup.find(uri, name, version=version) for name, version in pairs if name)
+
+    made = place.store.make("register", inputs, ModelVersions, build, still_true=still_there)
+    place.run.once(made, lambda run: _tell(run, made))
+    return made
+
+
+def _register(
+    folder: Path,
+    content: str,
+    base: BaseModelFolder,
+    weights: TrainedWeights,
+    merged: MergedModel,
+    recipe: Recipe,
+    run: "MlflowRun",
+) -> ModelVersions:
+    from tasks.registry import versions
+
+    files = {"release": folder / "release.json", "model_card": folder / "MODEL_CARD.md"}
+    tags = {
+        "weights": weights.digest,
+        "model": merged.model_digest,
+        "base": base.digest,
+        "method": weights.method,
+    }
+    card = (folder / "MODEL_CARD.md").read_text("utf-8")
+    serving = {"max_tokens": recipe.serving.max_tokens, "temperature": recipe.serving.temperature}
+    system = {"system": recipe.prompt.system}
+    adapter_name, adapter_version = "", 0
+    if weights.kind == "adapter":
+        adapter_name = f"{recipe.name}-adapter"
+        where = _address_of(base, recipe, run)
+        adapter_version = versions.register_model(
+            run,
+            adapter_name,
+            "adapter",
+            weights.path("weights"),
+            digest([weights.digest, content]),
+            tags,
+            card,
+            system | versions.base_config(where, base.folder),
+            extra_files=files,
+            **serving,
+        )
+    version = versions.register_model(
+        run,
+        recipe.name,
+        merged.kind,
+        merged.path("model"),
+        digest([merged.digest, content]),
+        tags,
+        card,
+        system,
+        extra_files=files,
+        **serving,
+    )
+    if adapter_name:
+        versions.tie(run.tracking_uri, recipe.name, version, adapter_name, adapter_version)
+    return ModelVersions(
+        digest=digest([run.tracking_uri, recipe.name, version, adapter_name, adapter_version]),
+        name=recipe.name,
+        version=version,
+        adapter_name=adapter_name,
+        adapter_version=adapter_version,
+        mlflow_run_id=run.run_id,
+        tracking_uri=run.tracking_uri,
+    )
+
+
+def _address_of(base: BaseModelFolder, recipe: Recipe, run: "MlflowRun") -> str:
+    """Where an adapter's consumer finds the base: its registry version, its hub revision, or a version made for it."""
+    from tasks.registry import versions
+
+    if base.name.startswith("models:/"):
+        return base.name
+    if base.hub_revision:
+        return f"{base.name}@{base.hub_revision}"
+    version = versions.register_base(run, base.name, base.folder, base.digest)
+    return f"models:/{versions.base_name(base.name)}/{version}"
+
+
+def _tell(run: "MlflowRun", made: ModelVersions) -> None:
+    from tasks.registry import tracking
+
+    tracking.log_files(run, {"release": [made.path("release.json"), made.path("MODEL_CARD.md")]})

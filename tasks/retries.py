@@ -1,0 +1,66 @@
+"""A verb's function in, a retryable Prefect task out: which failures are tried again, and how a found step is shown."""
+
+from collections.abc import Callable
+from functools import wraps
+from typing import ParamSpec, TypeVar, cast
+
+from prefect import task
+from prefect.cache_policies import NO_CACHE
+from prefect.client.schemas.objects import State, TaskRun
+from prefect.states import Completed
+from prefect.tasks import Task
+
+from tasks.artifacts import StepRecord
+from tasks.errors import TransientError
+
+Arguments = ParamSpec("Arguments")
+Result = TypeVar("Result", bound=StepRecord)
+
+
+def is_transient(task: Task[..., object], task_run: TaskRun, state: State[object]) -> bool:
+    """Whether a failed task is tried again: only what may succeed with nothing changed."""
+    try:
+        state.result(raise_on_failure=True)
+    except TransientError:
+        return True
+    except BaseException:  # noqa: BLE001 (only asks what the failure was; the state keeps it)
+        return False
+    return False
+
+
+def verb(
+    retries: int, retry_delay_seconds: list[float]
+) -> Callable[[Callable[Arguments, Result]], Callable[Arguments, Result]]:
+    """Make a task of a function that finds or makes a step; a found one ends as `Reused` on the run page.
+
+    The step store decides what is reused, so Prefect's own cache is off (docs/decisions/0002-the-step-store.md).
+    """
+
+    def decorate(function: Callable[Arguments, Result]) -> Callable[Arguments, Result]:
+        @wraps(function)
+        def body(*args: Arguments.args, **kwargs: Arguments.kwargs) -> Result:
+            found = function(*args, **kwargs)
+            if not found.reused:
+                return found
+            state = Completed(name="Reused", message=f"found step {found.key[:12]}", data=found)
+            return cast(Result, state)  # Prefect takes a returned state as the task's own
+
+        shown = task(
+            name=function.__name__,
+            description=(function.__doc__ or "").split("\n")[0],
+            retries=retries,
+            retry_delay_seconds=retry_delay_seconds,
+            retry_condition_fn=is_transient,
+            cache_policy=NO_CACHE,
+            persist_result=True,
+            result_serializer="json",
+        )(body)
+
+        @wraps(function)
+        def call(*args: Arguments.args, **kwargs: Arguments.kwargs) -> Result:
+            state = shown(*args, return_state=True, **kwargs)
+            return cast(Result, state.result())
+
+        return call
+
+    return decorate

@@ -1,0 +1,160 @@
+"""A tokenised dataset in, trained weights out: the training process started, followed and told to MLflow."""
+
+import logging
+import shutil
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from tasks.artifacts import TokenizedDataset, TrainedWeights
+from tasks.bases import same_base
+from tasks.errors import ServiceUnavailable
+from tasks.modeling import events, launch
+from tasks.modeling.base_model import BaseModelFolder, weights_digest
+from tasks.modeling.job import TrainingJob
+from tasks.pages import shown_progress
+from tasks.progress import Meter
+from tasks.recipe import FullMethod, Recipe
+from tasks.retries import verb
+from tasks.store import digest, file_digest
+from tasks.workplace import Workplace
+
+if TYPE_CHECKING:
+    from tasks.registry.tracking import MlflowRun, Point
+
+VERSION = 1
+NOT_PART_OF_THE_RESULT = {"checkpoint_seconds"}
+log = logging.getLogger("tuneline")
+
+
+@verb(retries=3, retry_delay_seconds=[5, 30, 120])
+def train(tokenized: TokenizedDataset, recipe: Recipe, place: Workplace) -> TrainedWeights:
+    """Fit the weights the recipe asks for, or go on where an interrupted training stopped."""
+    base = same_base(recipe.base, tokenized, place)
+    inputs = {
+        "version": VERSION,
+        "data": tokenized.digest,
+        "base": base.digest,
+        "recipe": recipe.training.model_dump(mode="json", exclude=NOT_PART_OF_THE_RESULT),
+        "seed": recipe.seed,
+    }
+    with shown_progress(f"{recipe.name} train", 1, "steps") as meter:
+        follower = Follower(place, meter)
+        weights = place.store.make(
+            "train",
+            inputs,
+            TrainedWeights,
+            lambda folder: _build(folder, tokenized, base, recipe, follower),
+            resumable=True,
+        )
+    place.run.once(weights, lambda run: _tell(run, weights))
+    return weights
+
+
+class Follower:
+    """Takes events as the worker writes them: to the meter, and to MLflow in batches.
+
+    An MLflow that does not answer costs nothing here: every point is sent again, with its own time, when the step is done.
+    """
+
+    def __init__(self, place: Workplace, meter: Meter) -> None:
+        self.place, self.meter = place, meter
+        self.reachable = True
+
+    def __call__(self, new: Sequence[dict[str, Any]]) -> None:
+        for event in new:
+            self._show(event)
+        points = points_of(new)
+        if points and self.reachable:
+            from tasks.registry import tracking
+
+            try:
+                tracking.log_points(self.place.run.open(), points)
+            except ServiceUnavailable as fault:
+                self.reachable = False
+                log.warning("train: MLflow does not answer; training goes on, its curve is sent at the end. %s", fault)
+
+    def _show(self, event: dict[str, Any]) -> None:
+        meter = self.meter
+        if event["event"] == "start":
+            meter.expect(event["steps"], event["from_step"])
+            share = event["trainable_parameters"] / event["parameters"]
+            log.info(
+                "train: %s of %s parameters (%.2f %%) move, %s steps, from step %s",
+                f"{event['trainable_parameters']:,}",
+                f"{event['parameters']:,}",
+                100 * share,
+                f"{event['steps']:,}",
+                event["from_step"],
+            )
+        elif event["event"] == "step" and event["step"] > meter.done:
+            meter.note = f"loss {event['loss']:.3f}, {event['tokens_per_second']:,.0f} tokens/s"
+            meter(event["step"] - meter.done)
+        elif event["event"] == "validation":
+            log.info("train: step %s, validation loss %.4f (best at step %s)", event["step"], event["loss"], event["best_step"])
+
+
+def points_of(new: Sequence[dict[str, Any]]) -> "list[Point]":
+    """The curve in some events: training and validation loss, learning rate, gradient norm, speed."""
+    from tasks.registry.tracking import Point
+
+    points = []
+    for event in new:
+        when = int(event["time"] * 1000)
+        if event["event"] == "step":
+            for name in ("loss", "learning_rate", "grad_norm", "tokens_per_second"):
+                points.append(Point(f"train/{name}", event[name], event["step"], when))
+        elif event["event"] == "validation":
+            points.append(Point("validation/loss", event["loss"], event["step"], when))
+    return points
+
+
+def _build(
+    folder: Path, tokenized: TokenizedDataset, base: BaseModelFolder, recipe: Recipe, follower: Follower
+) -> TrainedWeights:
+    job = TrainingJob(
+        folder=folder,
+        base=base.folder,
+        base_name=base.name,
+        trust_remote_code=recipe.base.trust_remote_code,
+        train=tokenized.path("train.parquet"),
+        validation=tokenized.path("validation.parquet"),
+        tokenizer=tokenized.path("tokenizer"),
+        recipe=recipe.training,
+        seed=recipe.seed,
+        origin={
+            "base": base.digest,
+            "base_name": base.name,
+            "tokenizer": base.tokenizer_digest,
+            "template": tokenized.template_digest,
+            "system": recipe.prompt.system,
+        },
+    )
+    summary = launch.train(job, follower)
+    # Only the trainer needs these, and it is done.
+    for name in ("checkpoints", "best"):
+        shutil.rmtree(folder / name, ignore_errors=True)
+    full = isinstance(recipe.training.method, FullMethod)
+    origin = file_digest(folder / "weights" / "origin.json")
+    return TrainedWeights(
+        digest=digest([weights_digest(folder / "weights"), origin]),
+        method=recipe.training.method.type,
+        kind="full" if full else "adapter",
+        base_digest=base.digest,
+        steps=summary["step"],
+        tokens=summary["tokens"],
+        seconds=summary["seconds"],
+        trainable_parameters=summary["trainable_parameters"],
+        best_step=summary["best_step"] or summary["step"],
+        best_validation_loss=summary["best_loss"],
+        final_training_loss=summary["final_loss"],
+        stopped_early=summary["stopped_early"],
+    )
+
+
+def _tell(run: "MlflowRun", weights: TrainedWeights) -> None:
+    """The whole curve, with the log's own times: what is there already is not doubled."""
+    from tasks.registry import tracking
+
+    tracking.log_points(run, points_of(list(events.read(weights.path(events.EVENTS)))))
+    tracking.log_files(run, {"training": [weights.path(name) for name in (events.EVENTS, launch.JOB, "summary.json")]})

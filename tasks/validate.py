@@ -1,0 +1,52 @@
+"""Sources in, a validated dataset out: splits, quarantine, report."""
+
+from typing import TYPE_CHECKING
+
+from tasks.artifacts import ValidatedDataset
+from tasks.data.dataset import UNITS, source_digest, validate_sources
+from tasks.pages import show, shown_progress
+from tasks.recipe import Recipe
+from tasks.retries import verb
+from tasks.store import file_digest
+from tasks.workplace import Workplace
+
+if TYPE_CHECKING:
+    from tasks.registry.tracking import MlflowRun
+
+VERSION = 1
+SOURCES = {"train", "validation", "test"}
+
+
+@verb(retries=2, retry_delay_seconds=[10, 60])
+def validate(recipe: Recipe, place: Workplace) -> ValidatedDataset:
+    """Check every record and divide them by identity, or find the dataset these bytes already gave."""
+    inputs = {
+        "version": VERSION,
+        "sources": source_digest(recipe.data),
+        "recipe": recipe.data.model_dump(mode="json", exclude=SOURCES),
+        "name": recipe.name,
+        "seed": recipe.seed,
+    }
+    with shown_progress(f"{recipe.name} validate", UNITS, "%") as meter:
+        dataset = place.store.make(
+            "validate",
+            inputs,
+            ValidatedDataset,
+            lambda folder: validate_sources(recipe.data, folder, recipe.seed, recipe.name, meter),
+        )
+    place.run.once(dataset, lambda run: _tell(run, dataset))
+    show(f"{recipe.name}-data", dataset.path("report.md").read_text("utf-8"), "What is in the data.")
+    return dataset
+
+
+def _tell(run: "MlflowRun", dataset: ValidatedDataset) -> None:
+    from tasks.registry import tracking
+
+    files = [dataset.path(name) for name in ("report.html", "report.json", "report.md", "quarantine.jsonl")]
+    tracking.log_files(run, {"data": files})
+    for split, context in (("train", "training"), ("validation", "validation"), ("test", "test")):
+        source = str(dataset.path(f"{split}.jsonl"))
+        tags = {"dataset": dataset.digest, "sources": ", ".join(dataset.sources)[:500]}
+        tracking.log_dataset(
+            run, f"{dataset.name}-{split}", file_digest(dataset.path(f"{split}.jsonl")), source, context, dataset.rows[split], tags
+        )

@@ -1,0 +1,71 @@
+import importlib.util
+import io
+from pathlib import Path
+
+import pytest
+from rich.cells import cell_len
+from rich.console import Console, RenderableType
+
+from flows import screens
+from tasks.registry.lookup import Version
+
+# importlib mode puts no test folder on the path.
+_spec = importlib.util.spec_from_file_location("nouns", Path(__file__).with_name("nouns.py"))
+nouns = importlib.util.module_from_spec(_spec)
+_spec.loader.exec_module(nouns)
+
+
+def drawn(screen: RenderableType, width: int) -> str:
+    console = Console(file=io.StringIO(), width=width, color_system=None)
+    console.print(screen)
+    return console.file.getvalue()
+
+
+@pytest.mark.parametrize("width", [80, 140])
+@pytest.mark.parametrize("champion", [True, False])
+def test_the_last_screen_fits_and_says_everything(tmp_path: Path, width: int, champion: bool) -> None:
+    text = drawn(
+        screens.retrained(nouns.retrained(tmp_path, champion=champion), Path("recipes/quickstart.yaml")), width
+    )
+    assert max(cell_len(line) for line in text.splitlines()) <= width
+    flat = " ".join(text.split())
+    for said in (
+        "0.910 [0.819, 0.956]",
+        "31.4 [28.3, 33.0]",
+        "Candidate against base, exact_match: +0.900 [+0.850, +0.940], p = 0.0005; 144 rows won",
+        "support-desk-adapter",
+        "models:/support-desk@production",
+        "PRODUCTION: support-desk v2",
+        "1200 train, 150 validation",
+        "mlflow models serve -m models:/support-desk@production",
+        "tuneline retrain recipes/quickstart.yaml --set evaluation.resamples=5000",
+    ):
+        assert said.replace(" ", "") in flat.replace(" ", "").replace("│", ""), said
+    assert ("champion" in text) == champion
+    assert flat.count("asked: My [bold]router[/]") == 3, "three rows, markup in data shown as it is"
+    assert "Reused" in flat and "made" in flat
+    assert "…" in flat and "0.880 [" in flat if champion else "0.880 [" not in flat
+
+
+@pytest.mark.parametrize("width", [80, 140])
+def test_a_refusal_is_said_plainly_and_shows_the_way_on(tmp_path: Path, width: int) -> None:
+    text = drawn(screens.retrained(nouns.retrained(tmp_path, promote=False), Path("r.yaml")), width)
+    assert "NOT PROMOTED: support-desk v2" in text
+    assert "✗ not_worse_than_champion: exact_match is 0.300 below" in text
+    assert "No alias that serves was moved" in text
+    assert "models:/support-desk@production" not in text
+    assert "tuneline promote support-desk 2 --force --reason" in text
+
+
+def test_the_kept_screen_is_plain_markdown(tmp_path: Path) -> None:
+    screen = screens.retrained(nouns.retrained(tmp_path), Path("r.yaml"))
+    text = screens.as_markdown(screen, "Last run: support-desk")
+    assert text.startswith("# Last run: support-desk\n\n```text\n") and text.endswith("```\n")
+    assert "\x1b" not in text and not any(line.endswith(" ") for line in text.splitlines())
+
+
+def test_a_look_up_shows_tags_as_they_are() -> None:
+    tags = {"promoted_because": "[red]better[/]", "digest": "abc"}
+    version = Version(name="desk", version=3, run_id="r", source="models:/m-1", tags=tags, description="")
+    text = drawn(screens.looked_up(version, "production"), 80)
+    assert "desk v3 @ production" in text and "[red]better[/]" in text and "models:/m-1" in text

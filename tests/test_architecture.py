@@ -1,0 +1,52 @@
+"""The house as the design draws it: which files there are, who may import whom, how long a file gets."""
+
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parents[1]
+VAGUE = {"utils", "common", "helpers", "misc", "base", "core"}
+
+
+def product_files() -> list[Path]:
+    return sorted(path for folder in ("flows", "tasks") for path in (ROOT / folder).rglob("*.py"))
+
+
+def test_the_product_is_where_this_test_looks() -> None:
+    files = product_files()
+    assert len(files) >= 40
+    assert {"command.py", "recipe.py", "store.py", "lookup.py"} <= {path.name for path in files}
+
+
+def test_import_contracts_hold() -> None:
+    lint = Path(sys.executable).with_name("lint-imports")
+    done = subprocess.run([lint, "--no-cache"], cwd=ROOT, capture_output=True, text=True, timeout=120)
+    assert done.returncode == 0, done.stdout
+    kept = re.search(r"Contracts: (\d+) kept, 0 broken", done.stdout)
+    assert kept and int(kept[1]) >= 4
+
+
+@pytest.mark.parametrize("path", product_files(), ids=lambda path: str(path.relative_to(ROOT)))
+def test_a_file_has_a_telling_name_and_a_readable_length(path: Path) -> None:
+    text = path.read_text("utf-8")
+    assert path.stem not in VAGUE
+    assert len(text.splitlines()) <= 300
+    assert text.startswith('"""'), "the first line says what goes in and what comes out"
+    assert not re.search(r"^\s*print\(", text, re.MULTILINE)
+    assert not re.search(r"#\s*(TODO|FIXME|XXX)", text)
+
+
+def test_the_folder_mlflow_never_hides_the_library() -> None:
+    files = list((ROOT / "mlflow").iterdir())
+    assert any(path.name == "serve_model.py" for path in files)
+    assert not any(path.name == "__init__.py" for path in files)
+
+
+def test_constraints_are_exact_and_name_no_address() -> None:
+    lines = (ROOT / "constraints.txt").read_text("utf-8").splitlines()
+    assert len(lines) >= 150
+    assert [line for line in lines if not re.fullmatch(r"[A-Za-z0-9._-]+==[0-9A-Za-z.!-]+", line)] == []
+    assert "torch==2.13.0" in lines
