@@ -149,7 +149,7 @@ def evaluate(
         from flows import screens
         from flows.evaluate import evaluate_version
 
-        report = evaluate_version(told, version or _found(told.name, "production").version)
+        report = evaluate_version(told, version)
     Console().print(screens.evaluated(report))
 
 
@@ -177,7 +177,7 @@ def promote(
         from flows import screens
         from flows.promote import promote_version
 
-        decision = promote_version(name, version, target, force, reason)
+        decision = promote_version(name, version, PromotionTarget(target), force, reason)
     Console().print(screens.decision(decision))
     if not decision.promote:
         raise typer.Exit(FAILED)

@@ -53,7 +53,7 @@ def logged(state: State, command: str) -> Iterator[Path]:
     on_terminal = _Terminal()
     on_terminal.setFormatter(logging.Formatter("%(asctime)s %(message)s", datefmt="%H:%M:%S"))
     quiet()
-    speak()
+    log.setLevel(logging.INFO)
     log.propagate = False
     loggers = {log: [in_file, on_terminal], logging.getLogger(): [in_file]}
     for logger, handlers in loggers.items():
@@ -67,11 +67,6 @@ def logged(state: State, command: str) -> Iterator[Path]:
                 logger.removeHandler(handler)
         log.propagate = True
         in_file.close()
-
-
-def speak() -> None:
-    """Let INFO lines of `tuneline` through: to the terminal of a command, or to the run page under a worker."""
-    log.setLevel(logging.INFO)
 
 
 def quiet() -> None:

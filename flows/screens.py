@@ -3,8 +3,9 @@
 import io
 from collections.abc import Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
+from rich import box
 from rich.console import Console, Group, RenderableType
 from rich.markup import escape
 from rich.panel import Panel
@@ -71,8 +72,10 @@ def looked_up(version: "Version", alias: str) -> Table:
 def scores(suite: SuiteReport, report: EvaluationReport) -> Table:
     """Metrics by model, each mean with its interval."""
     who = [name for name in WHO if name in suite.scores]
-    title = f"Suite {suite.suite}: {suite.rows} rows no model was trained on, {report.confidence:.0%} intervals"
-    table = Table(title=title, title_justify="left", title_style="bold", expand=False)
+    title = f"Suite {suite.suite}: {suite.rows} rows kept out of training, {report.confidence:.0%} intervals"
+    # As narrow as it gets: three models with their intervals have to fit 80 columns.
+    thin: dict[str, Any] = {"box": box.SIMPLE_HEAD, "show_edge": False, "pad_edge": False, "padding": (0, 1, 0, 0)}
+    table = Table(title=title, title_justify="left", title_style="bold", **thin)
     table.add_column("metric", no_wrap=True)
     for name in who:
         table.add_column(name, justify="right", no_wrap=True)
@@ -95,7 +98,7 @@ def interval(estimate: Estimate | None) -> str:
     """
     if estimate is None:
         return "–"
-    digits = 3 if abs(estimate.high) < 10 else 1
+    digits = 3 if abs(estimate.high) < 10 else 1 if abs(estimate.high) < 1000 else 0
     return f"{estimate.mean:.{digits}f} [{estimate.low:.{digits}f}, {estimate.high:.{digits}f}]"
 
 

@@ -4,6 +4,7 @@ Nothing heavy is imported here: a look-up pays for this module too.
 """
 
 import json
+import logging
 import os
 from dataclasses import dataclass
 from pathlib import Path
@@ -95,7 +96,7 @@ def state() -> State:
 def prepare_environment(state: State) -> None:
     """Set what Prefect and MLflow read when they are imported; what the user has set stays.
 
-    Call it before either library is imported.
+    Call it before either library is imported. INFO lines of `tuneline` pass from here on, so that a run page has them.
     """
     chosen = {**SERVERS, "TUNELINE_HOME": str(state.root), "PREFECT_HOME": str(state.prefect_home)}
     if not os.environ.get("PREFECT_API_URL"):
@@ -103,6 +104,7 @@ def prepare_environment(state: State) -> None:
         chosen |= {"PREFECT_API_URL": url} if url else EPHEMERAL
     for name, value in chosen.items():
         os.environ.setdefault(name, value)
+    logging.getLogger("tuneline").setLevel(logging.INFO)
 
 
 def prefect_address(state: State) -> str | None:

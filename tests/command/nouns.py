@@ -80,7 +80,6 @@ def retrained(folder: Path, promote: bool = True, champion: bool = True) -> Any:
         tokenized=TokenizedDataset(
             digest="t",
             folder=folder,
-            base=Path("base"),
             base_digest="b",
             tokenizer_digest="t",
             template_digest="t",
@@ -95,7 +94,6 @@ def retrained(folder: Path, promote: bool = True, champion: bool = True) -> Any:
             reused=True,
             method="lora",
             kind="adapter",
-            base=Path("base"),
             base_digest="b",
             steps=120,
             tokens=109_000,
@@ -110,7 +108,6 @@ def retrained(folder: Path, promote: bool = True, champion: bool = True) -> Any:
             digest="m",
             folder=folder,
             kind="merged",
-            model=Path("model"),
             model_digest="m",
             parity=Parity(prompts=32, tokens=900, mean_kl=1e-6, max_kl=1e-5, top1_agreement=1.0, answer_agreement=1.0),
         ),

@@ -90,5 +90,6 @@ def test_a_server_of_a_process_that_is_gone_is_not_used(bare: State, server: int
 
 
 def test_settings_import_nothing_heavy() -> None:
-    code = "import sys, tasks.settings; heavy = {'pydantic', 'prefect', 'mlflow', 'rich', 'yaml'}; sys.exit(bool(heavy & set(sys.modules)))"
+    heavy = {"pydantic", "prefect", "mlflow", "rich", "yaml"}
+    code = f"import sys, tasks.settings; sys.exit(bool({heavy} & set(sys.modules)))"
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
