@@ -1,21 +1,24 @@
-"""A registered name in, the version to beat out."""
+"""A registered name in, a version of it out: the one that is asked for, or the one to beat."""
 
 from dataclasses import dataclass
 from pathlib import Path
 
+from tasks.errors import UnknownVersion
 from tasks.registry import lookup
+from tasks.store import digest
 from tasks.workplace import Workplace
 
 
 @dataclass(frozen=True)
-class Champion:
-    """The version in production: where its model lies, and the digests of the model and of the weights behind it."""
+class RegisteredModel:
+    """A registered version: where its model lies, and the digests of model, the weights behind it and its base."""
 
     name: str
     version: int
     folder: Path
     digest: str
     weights: str
+    base: str
 
     @property
     def label(self) -> str:
@@ -23,30 +26,50 @@ class Champion:
         return f"{self.name}/{self.version}"
 
 
-def champion_of(name: str, candidate_weights: str, place: Workplace) -> Champion | None:
+def version_of(name: str, version: int, place: Workplace) -> RegisteredModel:
+    """The version with this number, or the one in production for 0; raises as `existing` does."""
+    return _model(existing(name, version, place.state.tracking_uri), place)
+
+
+def existing(name: str, version: int, uri: str) -> lookup.Version:
+    """What the registry says of a version, 0 for production's. Raises UnknownVersion with what there is."""
+    found = lookup.find(uri, name, version=version)
+    if found is None:
+        known = lookup.aliases(uri, name)
+        there = ", ".join(f"{alias} → {number}" for alias, number in sorted(known.items())) or "none"
+        wanted = f"{name}/{version}" if version else f"{name}@production"
+        raise UnknownVersion(f"{uri}: {wanted} does not exist; aliases of {name}: {there}.")
+    return found
+
+
+def champion_of(name: str, candidate_weights: str, place: Workplace) -> RegisteredModel | None:
     """The production version; where that is the candidate itself, the one it was compared with when it got there.
 
-    So a run on unchanged data asks the same question again and finds its answer, instead of comparing a model with itself.
+    So a run on unchanged data asks the same question again and finds its answer; no model is compared with itself.
     """
     uri = place.state.tracking_uri
     found = lookup.find(uri, name, "production")
     if found and found.tags.get("weights") == candidate_weights:
         before = found.tags.get("champion", "")
         found = lookup.find(uri, name, version=int(before.rpartition("/")[2])) if before else None
-    if found is None:
-        return None
-    folder = folder_of(name, found.version, place)
-    return Champion(name, found.version, folder, found.tags.get("model", ""), found.tags.get("weights", ""))
+    return _model(found, place) if found else None
+
+
+def _model(found: lookup.Version, place: Workplace) -> RegisteredModel:
+    folder = folder_of(found.name, found.version, place)
+    digests = [found.tags.get(tag, "") for tag in ("model", "weights", "base")]
+    return RegisteredModel(found.name, found.version, folder, *digests)
 
 
 def folder_of(name: str, version: int, place: Workplace) -> Path:
     """A version's model folder, found by its note or through the registry, which takes seconds to import."""
-    note = place.state.root / "cache" / "places" / f"{name}-{version}"
+    uri = place.state.tracking_uri
+    note = place.state.root / "cache" / "places" / f"{name}-{version}-{digest(uri)[:12]}"
     if note.is_file() and (known := Path(note.read_text("utf-8"))).joinpath("config.json").is_file():
         return known
     from tasks.registry import versions
 
-    folder = versions.model_folder(place.state.tracking_uri, name, version, place.state.root / "cache")
+    folder = versions.model_folder(uri, name, version, place.state.root / "cache")
     note.parent.mkdir(parents=True, exist_ok=True)
     note.write_text(str(folder), "utf-8")
     return folder

@@ -63,6 +63,11 @@ class StepStore:
     def __init__(self, root: Path) -> None:
         self.root = root
 
+    @staticmethod
+    def key(kind: str, inputs: Mapping[str, Any]) -> str:
+        """The digest that a step of these inputs is found by."""
+        return digest({"kind": kind, **inputs})
+
     def find(self, kind: str, key: str, record: type[Result]) -> Result | None:
         """The finished step of these inputs, or None; a folder whose files are gone or torn counts as not there."""
         folder = self.root / kind / key[:32]
@@ -82,14 +87,14 @@ class StepStore:
         record: type[Result],
         build: Callable[[Path], Result],
         resumable: bool = False,
-        still_true: Callable[[Result], bool] = lambda found: True,
+        still_true: Callable[[Result], bool] = lambda _: True,
     ) -> Result:
         """Find the step of these inputs, or build it: `build` fills the folder it is given and returns the record.
 
         With `resumable`, an interrupted build's folder is handed on as it was left; otherwise it starts empty. A found
         step that is not `still_true` (what it made outside its folder is gone) is built anew.
         """
-        key = digest({"kind": kind, **inputs})
+        key = self.key(kind, inputs)
         if (found := self.find(kind, key, record)) and still_true(found):
             return found
         with writable(self.root), self._lock(kind, key):

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from tasks.artifacts import StepRecord
+from tasks.errors import ServiceUnavailable, TunelineError
 from tasks.recipe import Recipe
 from tasks.settings import State, state
 from tasks.store import StepStore, digest, writable
@@ -17,6 +18,8 @@ if TYPE_CHECKING:
     from tasks.registry.tracking import MlflowRun
 
 EXPERIMENT = "tuneline"
+SOURCES = {"train", "validation", "test"}
+"""Keys that say where bytes lie: the bytes tell releases apart, and who decides on them (`promotion`) does not."""
 log = logging.getLogger("tuneline")
 
 
@@ -33,6 +36,7 @@ class ReleaseRun:
     tags: dict[str, str]
     parameters: dict[str, Any]
     _opened: "MlflowRun | None" = field(default=None, repr=False)
+    _owed: "list[tuple[StepRecord, Callable[[MlflowRun], None]]]" = field(default_factory=list, repr=False)
 
     @property
     def note(self) -> Path:
@@ -67,13 +71,26 @@ class ReleaseRun:
         return self._opened
 
     def once(self, step: StepRecord, tell: "Callable[[MlflowRun], None]") -> None:
-        """Tell MLflow of a step, unless this MLflow run was told before."""
-        known = self.known_id
-        if known and (step.folder / f".told-{known}").exists():
-            return
-        run = self.open()
-        tell(run)
-        (step.folder / f".told-{run.run_id}").touch()
+        """Tell MLflow of a step, unless this MLflow run was told before; while it does not answer, the step is owed.
+
+        A finished step is worth more than the telling: what is owed is told with the next step or in the next flow run.
+        """
+        self._owed.append((step, tell))
+        try:
+            self._settle_up()
+        except ServiceUnavailable as fault:
+            log.warning("MLflow does not answer, it is told later; the work goes on. %s", fault)
+
+    def _settle_up(self) -> None:
+        while self._owed:
+            step, tell = self._owed[0]
+            known = self.known_id
+            if not (known and (step.folder / f".told-{known}").exists()):
+                run = self.open()
+                tell(run)
+                with writable(step.folder):
+                    (step.folder / f".told-{run.run_id}").touch()
+            self._owed.pop(0)
 
     @contextmanager
     def ending(self) -> Iterator[None]:
@@ -86,13 +103,12 @@ class ReleaseRun:
         self._finish("FINISHED")
 
     def _finish(self, status: str) -> None:
-        from tasks.errors import TunelineError
-
         if self._opened is None:
             return
         from tasks.registry import tracking
 
         try:
+            self._settle_up()
             tracking.finish(self._opened, status)
         except TunelineError as fault:
             # The flow's own outcome is worth more than the status of the MLflow run, which the next flow run mends.
@@ -108,13 +124,20 @@ class Workplace:
     run: ReleaseRun
 
     @classmethod
-    def open(cls, recipe: Recipe, source_digest: str) -> "Workplace":
-        """The workplace of one release, in this process's state folder."""
+    def open(cls, recipe: Recipe, source_digest: str, evaluated: str = "") -> "Workplace":
+        """The workplace of one release, in this process's state folder; or of an evaluation of a registered version."""
         here = state()
-        key = digest({"recipe": recipe.model_dump(mode="json", exclude={"promotion"}), "sources": source_digest})
-        tags = {"tuneline.model": recipe.name, "tuneline.base": recipe.base.model, "tuneline.sources": source_digest}
-        run = ReleaseRun(here, key, f"{recipe.name} {key[:8]}", tags, flat(recipe.model_dump(mode="json")))
-        return cls(here, StepStore(here.steps), run)
+        told = recipe.model_dump(mode="json", exclude={"promotion": True, "data": SOURCES})
+        key = digest({"recipe": told, "sources": source_digest, **({"evaluated": evaluated} if evaluated else {})})
+        tags = {
+            "tuneline.model": recipe.name,
+            "tuneline.base": recipe.base.model,
+            "tuneline.sources": source_digest,
+            "tuneline.train": ", ".join(recipe.data.train)[:500],
+            **({"tuneline.evaluated": evaluated} if evaluated else {}),
+        }
+        name = f"{evaluated or recipe.name} {key[:8]}"
+        return cls(here, StepStore(here.steps), ReleaseRun(here, key, name, tags, flat(told)))
 
 
 def flat(value: Any, prefix: str = "") -> dict[str, Any]:
@@ -125,4 +148,6 @@ def flat(value: Any, prefix: str = "") -> dict[str, Any]:
     """
     if not isinstance(value, dict):
         return {prefix: value}
-    return {key: part for name, inner in value.items() for key, part in flat(inner, f"{prefix}.{name}".strip(".")).items()}
+    return {
+        key: part for name, inner in value.items() for key, part in flat(inner, f"{prefix}.{name}".strip(".")).items()
+    }

@@ -4,6 +4,7 @@ Everything here may be repeated after a crash: the MLflow run is found again by 
 the event log (MLflow stores an equal point once), and a parameter that is already there is left alone.
 """
 
+import json
 import os
 import tempfile
 import warnings
@@ -228,6 +229,15 @@ def log_files(run: MlflowRun, files: Mapping[str, Path | list[Path]]) -> None:
             for path in given if isinstance(given, list) else [given]:
                 log = client.log_artifacts if path.is_dir() else client.log_artifact
                 log(run.run_id, str(path), place or None)
+
+
+def read_json(run: MlflowRun, path: str) -> dict[str, Any] | None:
+    """A JSON file among the run's artifacts, or None where it has no such file."""
+    with service(run.tracking_uri), tempfile.TemporaryDirectory(prefix="tuneline-") as place:
+        client = connect(run.tracking_uri)
+        if path not in {entry.path for entry in client.list_artifacts(run.run_id, path.rpartition("/")[0] or None)}:
+            return None
+        return dict(json.loads(Path(client.download_artifacts(run.run_id, path, place)).read_text("utf-8")))
 
 
 def log_dataset(
