@@ -6,7 +6,7 @@ from pathlib import Path
 
 from tasks.data.dataset import source_digest
 from tasks.errors import InvalidBaseModel, StateUnusable
-from tasks.modeling.base_model import CARRIED
+from tasks.modeling.base_model import CARRIED, verified
 from tasks.recipe import BaseModelRecipe, Recipe
 from tasks.registry import policy
 from tasks.settings import prepare_environment, state
@@ -17,8 +17,8 @@ COPIES = 4
 """A base model's weights, merged, in a step, on its way to the registry, and there."""
 
 
-def preflight(recipe: Recipe) -> Workplace:
-    """Check sources, policy, base and disk before anything is spent.
+def preflight(recipe: Recipe, evaluated: str = "") -> Workplace:
+    """Check sources, policy, base and disk before anything is spent; `evaluated` is a registered version to be asked.
 
     Raises InvalidData, InvalidRecipe, InvalidBaseModel or StateUnusable with what to change.
     """
@@ -32,14 +32,17 @@ def preflight(recipe: Recipe) -> Workplace:
         probe.write_text("", "utf-8")
         probe.unlink()
     _check_room(recipe.base, here.root)
-    return Workplace.open(recipe, sources)
+    return Workplace.open(recipe, sources, evaluated)
 
 
 def _check_base(base: BaseModelRecipe) -> None:
-    """A name that can be nothing else than a folder must be one."""
+    """A folder must hold a model; a name that can be nothing else than a folder must be one."""
     name = base.model
+    if Path(name).is_dir():
+        verified(Path(name).resolve(), name, base.trust_remote_code)
+        return
     hub = name.count("/") == 1 and not name.startswith((".", "/", "~"))
-    if not (Path(name).is_dir() or name in CARRIED or name.startswith("models:/") or hub):
+    if not (name in CARRIED or name.startswith("models:/") or hub):
         raise InvalidBaseModel(
             f"base.model: {name!r} is no folder ({Path(name).absolute()}), no carried model "
             f"({', '.join(sorted(CARRIED))}), no hub name (org/name) and no models:/ address."

@@ -81,7 +81,9 @@ def suite_of(path: Path, name: str, limit: int) -> Suite:
     return Suite(name=name, rows=rows)
 
 
-def answers_of(asked: Asked, suite: Suite, rows_digest: str, recipe: EvaluationRecipe, place: Workplace) -> GivenAnswers:
+def answers_of(
+    asked: Asked, suite: Suite, rows_digest: str, recipe: EvaluationRecipe, place: Workplace
+) -> GivenAnswers:
     """The answers of a model to a suite, found or given: a model is asked the same rows once."""
     inputs = {
         "version": VERSION,

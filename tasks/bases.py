@@ -26,7 +26,9 @@ def base_of(recipe: BaseModelRecipe, place: Workplace) -> BaseModelFolder:
     uri = place.state.tracking_uri
     found = lookup.find(uri, name, alias or "production", int(number or 0))
     if found is None:
-        raise UnknownVersion(f"base.model: {recipe.model}: {uri} has no such version; it has {lookup.aliases(uri, name)}.")
+        raise UnknownVersion(
+            f"base.model: {recipe.model}: {uri} has no such version; it has {lookup.aliases(uri, name)}."
+        )
     folder = versions.model_folder(uri, name, found.version, place.state.root / "cache")
     return verified(folder, f"models:/{name}/{found.version}", recipe.trust_remote_code)
 

@@ -6,11 +6,12 @@ from typing import TYPE_CHECKING
 from tasks.artifacts import EvaluationReport, GivenAnswers, TokenizedDataset, TrainedWeights, ValidatedDataset, Who
 from tasks.asking import Asked, answers_of, read_answers, registered, suite_of, the_base
 from tasks.bases import same_base
-from tasks.champion import Champion, champion_of
+from tasks.champion import RegisteredModel, champion_of, version_of
+from tasks.errors import InvalidBaseModel
 from tasks.evaluation import comparison, report, scoring
-from tasks.evaluation.suites import Suite
+from tasks.evaluation.suites import Answer, Suite
 from tasks.pages import show
-from tasks.recipe import Recipe
+from tasks.recipe import MetricName, Recipe
 from tasks.retries import verb
 from tasks.store import digest
 from tasks.workplace import Workplace
@@ -46,8 +47,27 @@ def evaluate(
     return report_on(models, dataset, champion, recipe, place)
 
 
+@verb(retries=2, retry_delay_seconds=[10, 60])
+def evaluate_registered(
+    version: int, dataset: ValidatedDataset, tokenized: TokenizedDataset, recipe: Recipe, place: Workplace
+) -> EvaluationReport:
+    """Ask a registered version, its base and the version in production the same rows, and compare their answers."""
+    base = same_base(recipe.base, tokenized, place)
+    plain = the_base(base.folder, tokenized, recipe.prompt.system, recipe.base.trust_remote_code)
+    asked = version_of(recipe.name, version, place)
+    if asked.base != base.digest:
+        raise InvalidBaseModel(
+            f"base.model: {recipe.base.model} has the weights {base.digest}, but {asked.label} was trained from "
+            f"{asked.base}; name that base in the recipe."
+        )
+    champion = champion_of(recipe.name, asked.weights, place)
+    models = [plain, registered("candidate", asked.folder, asked.digest)]
+    models += [registered("champion", champion.folder, champion.digest)] if champion else []
+    return report_on(models, dataset, champion, recipe, place)
+
+
 def report_on(
-    models: list[Asked], dataset: ValidatedDataset, champion: Champion | None, recipe: Recipe, place: Workplace
+    models: list[Asked], dataset: ValidatedDataset, champion: RegisteredModel | None, recipe: Recipe, place: Workplace
 ) -> EvaluationReport:
     """Answers of every model, scored and compared; the report as files, Prefect artifact and MLflow metrics."""
     suite = suite_of(dataset.path("test.jsonl"), SUITE, recipe.evaluation.limit)
@@ -73,11 +93,11 @@ def report_on(
 
 
 def _build(
-    folder: Path, suite: Suite, given: dict[Who, GivenAnswers], champion: Champion | None, recipe: Recipe
+    folder: Path, suite: Suite, given: dict[Who, GivenAnswers], champion: RegisteredModel | None, recipe: Recipe
 ) -> EvaluationReport:
     settings, columns = recipe.evaluation, recipe.data.slice_columns
     answers = {who: read_answers(each) for who, each in given.items()}
-    scores = {who: scoring.score(suite, lambda rows, who=who: answers[who], settings.metrics) for who in answers}
+    scores = {who: _scores(suite, known, settings.metrics) for who, known in answers.items()}
     primary = settings.primary_metric.value
     made = EvaluationReport(
         digest=digest([[who, each.digest, each.model_digest] for who, each in given.items()]),
@@ -95,13 +115,16 @@ def _build(
     return made
 
 
+def _scores(suite: Suite, known: list[Answer], metrics: list[MetricName]) -> scoring.SuiteScores:
+    return scoring.score(suite, lambda _: known, metrics)
+
+
 def _tell(run: "MlflowRun", made: EvaluationReport) -> None:
     """Metrics `<suite>/<metric>` of the candidate, `base/…` and `champion/…` of the others; the report; the rows."""
-    import time
-
     from tasks.registry import tracking
 
-    now = int(time.time() * 1000)
+    # When the report was made, so that a crash after the telling does not double its points.
+    now = made.path("manifest.json").stat().st_mtime_ns // 1_000_000
     points = [
         tracking.Point(f"{'' if who == 'candidate' else who + '/'}{name}/{metric}", estimate.mean, 0, now)
         for name, suite in made.suites.items()

@@ -71,5 +71,7 @@ def tracked(what: str, total: int, unit: str) -> Iterator[Meter]:
     console = Console(stderr=True)
     with Progress(*columns, *times, console=console, transient=True, disable=not sys.stderr.isatty()) as bars:
         task = bars.add_task(what, total=total, unit=unit, note="")
-        meter = Meter(what, total, unit, lambda done, note: bars.update(task, completed=done, total=meter.total, note=note))
+        meter = Meter(
+            what, total, unit, lambda done, note: bars.update(task, completed=done, total=meter.total, note=note)
+        )
         yield meter

@@ -86,7 +86,6 @@ def _register(
         "method": weights.method,
     }
     card = (folder / "MODEL_CARD.md").read_text("utf-8")
-    serving = {"max_tokens": recipe.serving.max_tokens, "temperature": recipe.serving.temperature}
     system = {"system": recipe.prompt.system}
     adapter_name, adapter_version = "", 0
     if weights.kind == "adapter":
@@ -102,7 +101,8 @@ def _register(
             card,
             system | versions.base_config(where, base.folder),
             extra_files=files,
-            **serving,
+            max_tokens=recipe.serving.max_tokens,
+            temperature=recipe.serving.temperature,
         )
     version = versions.register_model(
         run,
@@ -114,7 +114,8 @@ def _register(
         card,
         system,
         extra_files=files,
-        **serving,
+        max_tokens=recipe.serving.max_tokens,
+        temperature=recipe.serving.temperature,
     )
     if adapter_name:
         versions.tie(run.tracking_uri, recipe.name, version, adapter_name, adapter_version)

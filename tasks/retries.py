@@ -42,7 +42,7 @@ def verb(
             found = function(*args, **kwargs)
             if not found.reused:
                 return found
-            state = Completed(name="Reused", message=f"found step {found.key[:12]}", data=found)
+            state: State[Result] = Completed(name="Reused", message=f"found step {found.key[:12]}", data=found)
             return cast(Result, state)  # Prefect takes a returned state as the task's own
 
         shown = task(
@@ -59,7 +59,7 @@ def verb(
         @wraps(function)
         def call(*args: Arguments.args, **kwargs: Arguments.kwargs) -> Result:
             state = shown(*args, return_state=True, **kwargs)
-            return cast(Result, state.result())
+            return state.result()
 
         return call
 

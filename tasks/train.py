@@ -11,7 +11,7 @@ from tasks.bases import same_base
 from tasks.errors import ServiceUnavailable
 from tasks.modeling import events, launch
 from tasks.modeling.base_model import BaseModelFolder, weights_digest
-from tasks.modeling.job import TrainingJob
+from tasks.modeling.job import JOB, TrainingJob
 from tasks.pages import shown_progress
 from tasks.progress import Meter
 from tasks.recipe import FullMethod, Recipe
@@ -91,7 +91,12 @@ class Follower:
             meter.note = f"loss {event['loss']:.3f}, {event['tokens_per_second']:,.0f} tokens/s"
             meter(event["step"] - meter.done)
         elif event["event"] == "validation":
-            log.info("train: step %s, validation loss %.4f (best at step %s)", event["step"], event["loss"], event["best_step"])
+            log.info(
+                "train: step %s, validation loss %.4f (best at step %s)",
+                event["step"],
+                event["loss"],
+                event["best_step"],
+            )
 
 
 def points_of(new: Sequence[dict[str, Any]]) -> "list[Point]":
@@ -157,4 +162,4 @@ def _tell(run: "MlflowRun", weights: TrainedWeights) -> None:
     from tasks.registry import tracking
 
     tracking.log_points(run, points_of(list(events.read(weights.path(events.EVENTS)))))
-    tracking.log_files(run, {"training": [weights.path(name) for name in (events.EVENTS, launch.JOB, "summary.json")]})
+    tracking.log_files(run, {"training": [weights.path(name) for name in (events.EVENTS, JOB, "summary.json")]})

@@ -48,5 +48,11 @@ def _tell(run: "MlflowRun", dataset: ValidatedDataset) -> None:
         source = str(dataset.path(f"{split}.jsonl"))
         tags = {"dataset": dataset.digest, "sources": ", ".join(dataset.sources)[:500]}
         tracking.log_dataset(
-            run, f"{dataset.name}-{split}", file_digest(dataset.path(f"{split}.jsonl")), source, context, dataset.rows[split], tags
+            run,
+            f"{dataset.name}-{split}",
+            file_digest(dataset.path(f"{split}.jsonl")),
+            source,
+            context,
+            dataset.rows[split],
+            tags,
         )

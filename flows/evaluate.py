@@ -1,0 +1,30 @@
+"""A recipe and a registered version in, its evaluation report out: the recipe's test rows, asked again."""
+
+from prefect import flow
+
+from flows.preflight import preflight
+from tasks.artifacts import EvaluationReport
+from tasks.champion import existing
+from tasks.evaluate import evaluate_registered
+from tasks.preprocess import preprocess
+from tasks.recipe import Recipe
+from tasks.settings import prepare_environment, state
+from tasks.validate import validate
+
+
+@flow(name="evaluate", flow_run_name="{recipe.name}")
+def evaluate_version(recipe: Recipe, version: int = 0) -> EvaluationReport:
+    """Score a registered version, its base and the version in production on the recipe's test rows.
+
+    Args:
+        recipe: Where the test rows lie and how answers are scored; nothing is trained.
+        version: Version of the registered model that the recipe names; 0 means the one in production.
+    """
+    here = state()
+    prepare_environment(here)
+    number = existing(recipe.name, version, here.tracking_uri).version
+    place = preflight(recipe, f"{recipe.name}/{number}")
+    with place.run.ending():
+        dataset = validate(recipe, place)
+        tokenized = preprocess(dataset, recipe, place)
+        return evaluate_registered(number, dataset, tokenized, recipe, place)

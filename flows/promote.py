@@ -1,0 +1,35 @@
+"""A registered version in, a decision out: by the policy and its newest evaluation, or by force with a reason."""
+
+from prefect import flow
+
+from tasks.artifacts import PromotionDecision
+from tasks.errors import InvalidRecipe
+from tasks.promote import promote_registered
+from tasks.recipe import PromotionTarget
+from tasks.settings import prepare_environment, state
+
+
+@flow(name="promote", flow_run_name="{name} v{version}")
+def promote_version(
+    name: str,
+    version: int,
+    target: PromotionTarget = PromotionTarget.production,
+    force: bool = False,
+    reason: str = "",
+) -> PromotionDecision:
+    """Let the policy decide on a version, and move its aliases when the answer is yes.
+
+    Args:
+        name: Registered model.
+        version: Its version, from 1.
+        target: How far it goes: candidate, staging or production.
+        force: Move the aliases although the policy says no; the version has to answer all the same.
+        reason: Why; force needs it, and the ledger keeps it.
+    """
+    here = state()
+    prepare_environment(here)
+    if force and not reason.strip():
+        raise InvalidRecipe(
+            "reason: found nothing; force needs a reason, the ledger keeps why the policy did not count."
+        )
+    return promote_registered(name, version, target, reason.strip() if force else "", here)
