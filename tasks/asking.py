@@ -90,6 +90,7 @@ def answers_of(
         "model": [asked.digest, asked.template_digest, asked.system],
         "rows": rows_digest,
         "max_new_tokens": recipe.max_new_tokens,
+        "perplexity_rows": recipe.perplexity_rows,
     }
     with shown_progress(f"evaluate {asked.who}", len(suite.rows), "rows") as meter:
         return place.store.make(
@@ -111,8 +112,11 @@ def _ask(folder: Path, asked: Asked, suite: Suite, recipe: EvaluationRecipe, adv
     if asked.weights and (asked.weights / ADAPTER_CONFIG).exists():
         prove_live(model, prompts[0])
     given = generation.generate(model, prompts, renderer.stop_ids, recipe.max_new_tokens, recipe.batch_size, advance)
-    references = [_example(renderer, row) for row in suite.rows]
-    likelihoods = generation.reference_nll(model, references)
+    measured = suite.rows[: recipe.perplexity_rows or None]
+    likelihoods: list[tuple[float | None, int]] = [
+        *generation.reference_nll(model, [_example(renderer, row) for row in measured]),
+        *[(None, 0)] * (len(suite.rows) - len(measured)),
+    ]
     answers = [
         Answer(
             text=renderer.tokenizer.decode(answer.token_ids, skip_special_tokens=True),

@@ -254,6 +254,9 @@ class EvaluationRecipe(Stage):
     max_new_tokens: int = Field(128, ge=1, title="Longest answer", description="Tokens generated at most.")
     batch_size: int = Field(64, ge=1, title="Batch size", description="Prompts generated at once.")
     limit: int = Field(0, ge=0, title="Row limit", description="Score at most this many test rows; 0 means all.")
+    perplexity_rows: int = Field(
+        200, ge=0, title="Perplexity rows", description="Rows whose reference's likelihood is measured; 0 means all."
+    )
     confidence: float = Field(0.95, gt=0.5, lt=1, title="Confidence", description="Of every interval in the report.")
     resamples: int = Field(2000, ge=100, title="Resamples", description="Of the bootstrap.")
 

@@ -2,6 +2,7 @@
 
 import logging
 import shutil
+import time
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -23,6 +24,7 @@ if TYPE_CHECKING:
     from tasks.registry.tracking import MlflowRun, Point
 
 VERSION = 1
+SEND_EVERY_SECONDS = 15.0
 NOT_PART_OF_THE_RESULT = {"checkpoint_seconds"}
 log = logging.getLogger("tuneline")
 
@@ -60,14 +62,19 @@ class Follower:
     def __init__(self, place: Workplace, meter: Meter) -> None:
         self.place, self.meter = place, meter
         self.reachable = True
+        self.waiting: list[dict[str, Any]] = []
+        self.sent = time.monotonic()
 
     def __call__(self, new: Sequence[dict[str, Any]]) -> None:
         for event in new:
             self._show(event)
-        points = points_of(new)
-        if points and self.reachable:
+        self.waiting += new
+        # Seldom, since each batch takes processor time from the training beside it.
+        if self.reachable and self.waiting and time.monotonic() - self.sent >= SEND_EVERY_SECONDS:
             from tasks.registry import tracking
 
+            self.sent = time.monotonic()
+            points, self.waiting = points_of(self.waiting), []
             try:
                 tracking.log_points(self.place.run.open(), points)
             except ServiceUnavailable as fault:

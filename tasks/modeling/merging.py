@@ -46,12 +46,12 @@ def answers_and_sequences(
 
 
 def log_probabilities(model: Any, sequence: Sequence[int], start: int) -> torch.Tensor:
-    """Log probabilities of the next token from position `start` on: (tokens, vocabulary), fp32, on the CPU."""
+    """Log probabilities of the next token from position `start` on: (tokens, vocabulary), fp64, on the CPU."""
     ids = torch.tensor([list(sequence)], device=model.device)
     keep = torch.arange(start, len(sequence), device=model.device)
     with torch.inference_mode():
         logits = model(input_ids=ids, logits_to_keep=keep, use_cache=False).logits[0]
-    return logits.float().log_softmax(-1).cpu()
+    return logits.double().log_softmax(-1).cpu()
 
 
 def measure(
