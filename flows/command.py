@@ -90,9 +90,9 @@ def retrain(recipe: RecipeFile, overrides: Overrides = None) -> None:
     from tasks.recipe_file import load_recipe
 
     told, here = load_recipe(recipe, overrides or ()), _prepared()
-    with logged(here, "retrain") as log_file:
-        from flows import retrain, screens
+    from flows import retrain, screens
 
+    with logged(here, "retrain") as log_file:
         done = retrain.retrain(told)
         screen = screens.retrained(done, recipe)
         (here.root / "last-run.md").write_text(screens.as_markdown(screen, f"Last run: {told.name}"), "utf-8")
@@ -145,10 +145,10 @@ def evaluate(
     from tasks.recipe_file import load_recipe
 
     told, here = load_recipe(recipe, overrides or ()), _prepared()
-    with logged(here, "evaluate"):
-        from flows import screens
-        from flows.evaluate import evaluate_version
+    from flows import screens
+    from flows.evaluate import evaluate_version
 
+    with logged(here, "evaluate"):
         report = evaluate_version(told, version)
     Console().print(screens.evaluated(report))
 
@@ -173,10 +173,10 @@ def promote(
     if force and not reason.strip():
         raise typer.BadParameter("--force needs --reason: the ledger keeps why the policy did not count")
     here = _prepared()
-    with logged(here, "promote"):
-        from flows import screens
-        from flows.promote import promote_version
+    from flows import screens
+    from flows.promote import promote_version
 
+    with logged(here, "promote"):
         decision = promote_version(name, version, PromotionTarget(target), force, reason)
     Console().print(screens.decision(decision))
     if not decision.promote:
@@ -194,10 +194,10 @@ def rollback(
     if not reason.strip():
         raise typer.BadParameter("--reason is empty; the ledger keeps why")
     here = _prepared()
-    with logged(here, "rollback"):
-        from flows import screens
-        from flows.rollback import roll_back
+    from flows import screens
+    from flows.rollback import roll_back
 
+    with logged(here, "rollback"):
         decision = roll_back(name, reason)
     Console().print(screens.decision(decision))
 

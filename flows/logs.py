@@ -6,7 +6,7 @@ import sys
 import time
 import warnings
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from pathlib import Path
 from typing import TextIO
 
@@ -42,7 +42,8 @@ class _Terminal(logging.StreamHandler[TextIO]):
 def logged(state: State, command: str) -> Iterator[Path]:
     """Log `tuneline` at INFO to stderr and to `<state>/logs/<command>-<time>.log`, whose path is given.
 
-    Warnings of Python and of libraries go to the file only; errors go to both.
+    Warnings of Python and what libraries say go to the file only; errors go to both. Import Prefect before: its own
+    set-up takes the handlers of the root logger away.
     Raises StateUnusable where the state folder cannot be written.
     """
     path = state.logs / f"{command}-{time.strftime('%Y%m%d-%H%M%S')}-{os.getpid()}.log"
@@ -50,29 +51,37 @@ def logged(state: State, command: str) -> Iterator[Path]:
         path.parent.mkdir(parents=True, exist_ok=True)
         in_file: logging.Handler = logging.FileHandler(path, encoding="utf-8")
     in_file.setFormatter(logging.Formatter("%(asctime)s %(levelname)-7s %(name)s: %(message)s"))
-    on_terminal = _Terminal()
-    on_terminal.setFormatter(logging.Formatter("%(asctime)s %(message)s", datefmt="%H:%M:%S"))
-    quiet()
+    on_terminal, errors = _Terminal(), _Terminal()
+    for handler in (on_terminal, errors):
+        handler.setFormatter(logging.Formatter("%(asctime)s %(message)s", datefmt="%H:%M:%S"))
+    # Prefect reports a failed flow with a long traceback; the command says the same in a panel, the file has both.
+    errors.addFilter(lambda record: record.levelno >= logging.ERROR and not record.name.startswith("prefect"))
     log.setLevel(logging.INFO)
-    log.propagate = False
-    loggers = {log: [in_file, on_terminal], logging.getLogger(): [in_file]}
-    for logger, handlers in loggers.items():
-        for handler in handlers:
-            logger.addHandler(handler)
-    try:
+    ours = _handlers(log, [*log.handlers, in_file, on_terminal], propagate=False)
+    with closing(in_file), ours, _handlers(logging.getLogger(), [in_file, errors], propagate=True), _quiet():
         yield path
+
+
+@contextmanager
+def _handlers(logger: logging.Logger, handlers: list[logging.Handler], propagate: bool) -> Iterator[None]:
+    """A logger with these handlers only, for a while."""
+    before = logger.handlers, logger.propagate
+    logger.handlers, logger.propagate = handlers, propagate
+    try:
+        yield
     finally:
-        for logger, handlers in loggers.items():
-            for handler in handlers:
-                logger.removeHandler(handler)
-        log.propagate = True
-        in_file.close()
+        logger.handlers, logger.propagate = before
 
 
-def quiet() -> None:
+@contextmanager
+def _quiet() -> Iterator[None]:
     """Keep libraries from talking over the command; their warnings and errors still reach the log file."""
-    logging.captureWarnings(True)
-    warnings.simplefilter("default")
-    logging.getLogger("py.warnings").propagate = True
     for name in _NOISY:
         logging.getLogger(name).setLevel(logging.WARNING)
+    with warnings.catch_warnings():
+        warnings.simplefilter("default")
+        logging.captureWarnings(True)
+        try:
+            yield
+        finally:
+            logging.captureWarnings(False)
