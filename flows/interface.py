@@ -28,7 +28,7 @@ ENDING_SECONDS = 15
 PREFECT = [sys.executable, "-m", "prefect", "--no-prompt"]
 
 
-class Signalled(Exception):  # noqa: N818
+class Signalled(Exception):
     """SIGTERM, SIGHUP or Ctrl-C: end everything and leave."""
 
 

@@ -1,7 +1,7 @@
 """The nouns between the verbs: small frozen records of paths, digests and numbers; never tensors, never datasets.
 
-A record is stored as `manifest.json` in its own step folder. `folder` is not stored: it is where the manifest was found,
-so that a state folder can be moved. Paths inside a record are relative to it.
+A record is stored as `manifest.json` in its own step folder. `folder` is not stored: it is where the manifest was
+found, so that a state folder can be moved. Paths inside a record are relative to it.
 """
 
 from pathlib import Path
@@ -162,7 +162,7 @@ class MergedModel(StepRecord):
 
 
 class ModelVersions(StepRecord):
-    """The registry's versions of one release, tied together, and `release.json`, the manifest of how they came to be."""
+    """The registry's versions of one release, tied together; `release.json` says how they came to be."""
 
     name: str
     version: int

@@ -147,7 +147,8 @@ def _check_room(prompts: Sequence[Sequence[int]], suite: Suite, model: Any, new_
     longest = max(range(len(prompts)), key=lambda number: len(prompts[number]))
     if room and len(prompts[longest]) + new_tokens > room:
         raise InvalidData(
-            f"suite {suite.name!r}, row {suite.rows[longest].id}: the prompt has {len(prompts[longest])} tokens and the "
+            f"suite {suite.name!r}, row {suite.rows[longest].id}: the prompt has {len(prompts[longest])} tokens "
+            f"and the "
             f"answer may have {new_tokens} (evaluation.max_new_tokens), but this base model reads {room}. "
             "Lower data.max_characters or evaluation.max_new_tokens."
         )

@@ -12,7 +12,8 @@ REGISTRY = "models:/"
 def base_of(recipe: BaseModelRecipe, place: Workplace) -> BaseModelFolder:
     """The base model's folder, fetched where it has to be.
 
-    Raises InvalidBaseModel, UnknownVersion for a `models:/` address that the registry does not know, ServiceUnavailable.
+    Raises InvalidBaseModel, UnknownVersion for a `models:/` address that the registry does not know,
+    ServiceUnavailable.
     """
     if not recipe.model.startswith(REGISTRY):
         return resolve(recipe, place.state.bases)

@@ -1,4 +1,4 @@
-"""The error tree: the type decides whether a task is tried again, the text says where, what was found and what to do."""
+"""The error tree: the type decides the retry, the text says where, what was found and what to do."""
 
 
 class TunelineError(Exception):
@@ -22,7 +22,7 @@ class InvalidBaseModel(PermanentError):
 
 
 class WorkRefused(PermanentError):
-    """A proof failed: an adapter that changes nothing, a merge that answers differently, a version that does not answer."""
+    """A proof failed: an adapter changes nothing, a merge answers differently, a version does not answer."""
 
 
 class StateUnusable(PermanentError):

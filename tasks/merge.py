@@ -38,10 +38,9 @@ def merge(
     }
     units = 2 * recipe.merging.prompts if weights.kind == "adapter" else 1
     with shown_progress(f"{recipe.name} merge", units, "answers") as meter:
-        merged = place.store.make(
+        return place.store.make(
             "merge", inputs, MergedModel, lambda folder: _build(folder, weights, base, dataset, recipe, meter)
         )
-    return merged
 
 
 def _build(

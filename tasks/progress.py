@@ -1,4 +1,4 @@
-"""How far, how fast, how long still: long work in, a live bar on a terminal and a line every few seconds in a log out."""
+"""Long work in, how far, how fast and how long still out: a bar on a terminal, lines in a log."""
 
 import logging
 import sys

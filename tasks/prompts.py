@@ -1,7 +1,7 @@
 """The only place a prompt is made: chat messages in, token ids and labels out.
 
-Training, evaluation and serving agree token for token, because the template travels with the tokenizer and because prompt
-and answer are tokenised apart: the prompt's ids are the same whether an answer follows or not.
+Training, evaluation and serving agree token for token, because the template travels with the tokenizer and because
+prompt and answer are tokenised apart: the prompt's ids are the same whether an answer follows or not.
 """
 
 from collections.abc import Iterable, Mapping, Sequence
@@ -57,7 +57,8 @@ class PromptRenderer:
             tokenizer.chat_template = recipe.custom_template
         if not tokenizer.chat_template:
             raise InvalidRecipe(
-                "prompt.template: this base model's tokenizer has no chat template; use 'guide', or 'custom' with a Jinja text."
+                "prompt.template: this base model's tokenizer has no chat template; use 'guide', or 'custom' "
+                "with a Jinja text."
             )
         if tokenizer.eos_token_id is None:
             raise InvalidRecipe(

@@ -37,7 +37,8 @@ class BaseModelRecipe(Stage):
         "smollm2-135m-instruct",
         min_length=1,
         title="Model",
-        description="A carried model (`tuneline fetch-base`), a folder, a hub name such as Qwen/Qwen3-0.6B, or models:/name@alias.",
+        description="A carried model (`tuneline fetch-base`), a folder, a hub name such as Qwen/Qwen3-0.6B, "
+        "or models:/name@alias.",
     )
     revision: str = Field("", title="Revision", description="Hub revision to pin; empty means the hub's main.")
     trust_remote_code: bool = Field(

@@ -1,4 +1,4 @@
-"""Weights, merged model and report in, model versions out: adapter and merged model, tied together, each content once."""
+"""Weights, merged model and report in, model versions out: adapter and merged model, tied together."""
 
 import json
 from pathlib import Path
@@ -90,7 +90,7 @@ def _register(
     adapter_name, adapter_version = "", 0
     if weights.kind == "adapter":
         adapter_name = f"{recipe.name}-adapter"
-        where = _address_of(base, recipe, run)
+        where = _address_of(base, run)
         adapter_version = versions.register_model(
             run,
             adapter_name,
@@ -130,7 +130,7 @@ def _register(
     )
 
 
-def _address_of(base: BaseModelFolder, recipe: Recipe, run: "MlflowRun") -> str:
+def _address_of(base: BaseModelFolder, run: "MlflowRun") -> str:
     """Where an adapter's consumer finds the base: its registry version, its hub revision, or a version made for it."""
     from tasks.registry import versions
 

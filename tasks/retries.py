@@ -17,7 +17,7 @@ Arguments = ParamSpec("Arguments")
 Result = TypeVar("Result", bound=StepRecord)
 
 
-def is_transient(task: Task[..., object], task_run: TaskRun, state: State[object]) -> bool:
+def is_transient(_task: Task[..., object], _run: TaskRun, state: State[object]) -> bool:
     """Whether a failed task is tried again: only what may succeed with nothing changed."""
     try:
         state.result(raise_on_failure=True)

@@ -56,7 +56,8 @@ def train(tokenized: TokenizedDataset, recipe: Recipe, place: Workplace) -> Trai
 class Follower:
     """Takes events as the worker writes them: to the meter, and to MLflow in batches.
 
-    An MLflow that does not answer costs nothing here: every point is sent again, with its own time, when the step is done.
+    An MLflow that does not answer costs nothing here: every point is sent again, with its own time, when the step is
+    done.
     """
 
     def __init__(self, place: Workplace, meter: Meter) -> None:

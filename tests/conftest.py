@@ -18,7 +18,7 @@ TEMPLATE = (
 
 @pytest.fixture(scope="session")
 def tiny_base(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A random Llama, 64 wide, 2 layers, grouped key-value heads, byte-level BPE and a chat template; its pad is its stop token."""
+    """A random Llama, 64 wide, 2 layers, byte-level BPE and a chat template; its pad is its stop token."""
     import torch
     from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
     from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast

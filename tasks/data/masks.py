@@ -1,4 +1,4 @@
-"""Tokenised examples in, a page out that shows which tokens are trained: what the labels are, before anything is spent."""
+"""Tokenised examples in, a page out that shows which tokens are trained."""
 
 from collections.abc import Callable, Sequence
 from html import escape
@@ -9,10 +9,14 @@ from tasks.prompts import IGNORED, Example
 
 SHOWN = 8
 STYLE = """
-body{font:15px/1.6 system-ui,"Noto Sans CJK SC",sans-serif;max-width:60rem;margin:2rem auto;padding:0 1rem;color:#1d232a;background:#fff}
-h1{font-size:1.4rem}article{margin:1.2rem 0;padding:.8rem 1rem;border:1px solid #d8dee4;border-radius:8px;white-space:pre-wrap;overflow-wrap:anywhere}
-header{color:#667;font-size:.85rem;margin-bottom:.4rem;white-space:normal}mark{background:#c8f0d2;color:inherit;border-radius:3px;padding:0 1px}
-@media(prefers-color-scheme:dark){body{background:#14181d;color:#d6dde5}article{border-color:#333c46}mark{background:#1f5a33}header{color:#93a1b0}}
+body{font:15px/1.6 system-ui,"Noto Sans CJK SC",sans-serif;max-width:60rem;margin:2rem auto;padding:0 1rem}
+body{color:#1d232a;background:#fff}h1{font-size:1.4rem}
+article{margin:1.2rem 0;padding:.8rem 1rem;border:1px solid #d8dee4;border-radius:8px}
+article{white-space:pre-wrap;overflow-wrap:anywhere}
+header{color:#667;font-size:.85rem;margin-bottom:.4rem;white-space:normal}
+mark{background:#c8f0d2;color:inherit;border-radius:3px;padding:0 1px}
+@media(prefers-color-scheme:dark){body{background:#14181d;color:#d6dde5}article{border-color:#333c46}
+mark{background:#1f5a33}header{color:#93a1b0}}
 """
 Decode = Callable[[list[int]], str]
 Examples = Sequence[tuple[Record, Example]]

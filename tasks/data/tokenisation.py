@@ -46,7 +46,8 @@ def write_split(examples: Sequence[tuple[Record, Example]], path: Path, split: s
     kept = [(record, example) for record, example in examples if example.trained_tokens]
     if examples and not kept:
         raise InvalidData(
-            f"{split}: every prompt alone is longer than prompt.max_length ({max_length} tokens); raise it or shorten the prompts."
+            f"{split}: every prompt alone is longer than prompt.max_length ({max_length} tokens); raise it or "
+            f"shorten the prompts."
         )
     table = pa.table(
         {

@@ -1,8 +1,8 @@
 """Attention that keeps packed documents apart: one causal product a document, no mask, no waste.
 
 Registered with transformers under the name `documents`; a forward pass says where documents end through the keyword
-`document_ends`. Without it the sequence is one document. Pads, caches and masks are not for this function: generation uses
-`sdpa`. The bound sizes, not the pack, decide the cost, so that a pack may be as long as memory allows.
+`document_ends`. Without it the sequence is one document. Pads, caches and masks are not for this function: generation
+uses `sdpa`. The bound sizes, not the pack, decide the cost, so that a pack may be as long as memory allows.
 """
 
 from collections.abc import Sequence
@@ -23,7 +23,7 @@ def register() -> str:
     return NAME
 
 
-def _no_mask(*args: Any, **kwargs: Any) -> None:
+def _no_mask(*_: Any, **__: Any) -> None:
     return None
 
 
@@ -32,7 +32,7 @@ def document_attention(
     query: torch.Tensor,
     key: torch.Tensor,
     value: torch.Tensor,
-    attention_mask: torch.Tensor | None,
+    attention_mask: torch.Tensor | None,  # noqa: ARG001 (transformers' signature)
     scaling: float | None = None,
     dropout: float = 0.0,
     document_ends: Sequence[int] = (),

@@ -41,7 +41,8 @@ def plan(
 ) -> Plan:
     """Shuffle each epoch, cut it into steps of `accumulation` packs of `capacity` tokens.
 
-    With `divisor` (after running out of memory) a pack is cut into that many smaller ones; a step's examples stay the same.
+    With `divisor` (after running out of memory) a pack is cut into that many smaller ones; a step's examples stay the
+    same.
 
     >>> plan([4, 4, 4, 4], capacity=8, accumulation=1, epochs=1, max_steps=0, seed=0).steps_per_epoch
     2

@@ -1,4 +1,4 @@
-"""Trainer state in, a folder to resume from out: moving weights, optimiser, schedule and position, whole or not at all."""
+"""Trainer state in, a folder to resume from out, whole or not at all: weights, optimiser, position."""
 
 import json
 import os

@@ -1,7 +1,7 @@
 """The event log of a training: points in, one JSON line each out; written by the worker, followed by the verb.
 
-The log is the only thing that passes from the worker to the rest. It survives both, and may be replayed: each point keeps the
-time at which it was measured.
+The log is the only thing that passes from the worker to the rest. It survives both, and may be replayed: each point
+keeps the time at which it was measured.
 """
 
 import json

@@ -1,4 +1,4 @@
-"""Prompts in, answers out: greedy generation in left-padded batches of similar length, and the likelihood of references."""
+"""Prompts in, answers out: greedy generation in batches of similar length; and references in, likelihoods out."""
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -81,7 +81,8 @@ def reference_nll(
 ) -> list[tuple[float, int]]:
     """For each example (ids, labels): the sum of its labels' negative log likelihoods in nats, and their number.
 
-    The model must have been loaded with a mask-free sequence a document; each document is run by itself in length order.
+    The model must have been loaded with a mask-free sequence a document; each document is run by itself in length
+    order.
     """
     results: list[tuple[float, int]] = []
     with torch.inference_mode():
@@ -89,6 +90,6 @@ def reference_nll(
             chosen = [examples[number] for number in numbers]
             losses = pack_losses(model, collate(chosen).to(model.device))
             counts = [sum(label != IGNORED for label in labels[1:]) for _, labels in chosen]
-            results += [(float(part.sum()), part.numel()) for part in losses.split(counts)]
+            results += [(float(part.sum()), part.numel()) for part in torch.split(losses, counts)]
             advance(len(numbers))
     return results

@@ -21,7 +21,8 @@ LOOK_EVERY_SECONDS = 0.5
 
 
 def train(job: TrainingJob, listen: Listener, environment: Mapping[str, str] | None = None) -> dict[str, Any]:
-    """Run a job to its end in a process of its own, or pick up where an interrupted one stopped; the training's summary.
+    """Run a job to its end in a process of its own, or pick up where an interrupted one stopped; the training's
+    summary.
 
     Raises OutOfMemory, TrainingDiverged or WorkerDied for what another try can mend: what was learned (a smaller
     micro-batch, a lower learning rate) is kept in the folder for it. Raises PermanentError for what it cannot.

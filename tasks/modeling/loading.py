@@ -19,7 +19,9 @@ def load_model(base: Path, weights: Path | None, base_digest: str, trust_remote_
         return _plainly_greedy(load_base(weights or base, trust_remote_code=trust_remote_code).eval())
     trained_on = json.loads((weights / "origin.json").read_text("utf-8"))["base"]
     if trained_on != base_digest:
-        raise InvalidBaseModel(f"{weights}: the adapter was trained on base {trained_on}, not on {base} ({base_digest}).")
+        raise InvalidBaseModel(
+            f"{weights}: the adapter was trained on base {trained_on}, not on {base} ({base_digest})."
+        )
     from peft import PeftModel
 
     loaded = _plainly_greedy(load_base(base, trust_remote_code=trust_remote_code))
@@ -58,5 +60,7 @@ def prove_live(model: Any, prompt_ids: list[int]) -> float:
             off = model(input_ids=ids).logits[0, -1]
     difference = float((on - off).abs().max())
     if difference == 0.0:
-        raise WorkRefused("evaluate: switching the adapter off changes nothing; it is not live, and the base would be scored.")
+        raise WorkRefused(
+            "evaluate: switching the adapter off changes nothing; it is not live, and the base would be scored."
+        )
     return difference

@@ -84,11 +84,13 @@ def check(parity: Parity, bounds: MergingRecipe) -> None:
         broken.append(f"mean KL {parity.mean_kl:.2e} nats is above merging.max_mean_kl {bounds.max_mean_kl:.2e}")
     if parity.top1_agreement < bounds.min_top1_agreement:
         broken.append(
-            f"top-1 agreement {parity.top1_agreement:.4f} is below merging.min_top1_agreement {bounds.min_top1_agreement}"
+            f"top-1 agreement {parity.top1_agreement:.4f} is below merging.min_top1_agreement "
+            f"{bounds.min_top1_agreement}"
         )
     if parity.answer_agreement < bounds.min_answer_agreement:
         broken.append(
-            f"{parity.answer_agreement:.2%} equal answers is below merging.min_answer_agreement {bounds.min_answer_agreement:.2%}"
+            f"{parity.answer_agreement:.2%} equal answers is below merging.min_answer_agreement "
+            f"{bounds.min_answer_agreement:.2%}"
         )
     if broken:
         raise WorkRefused(

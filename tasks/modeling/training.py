@@ -1,8 +1,9 @@
 """A job in, trained weights out: the training loop, as pure as the machine allows.
 
-Every step is a function of the weights before it, its examples and its number: the order comes from the seed, and the random
-state is set anew at each step. So a resumed training takes the same steps as one that was never interrupted; on a CPU with the same
-number of threads, to the bit.
+Every step is a function of the weights before it, its examples and its number: the order comes from the seed, and the
+random
+state is set anew at each step. So a resumed training takes the same steps as one that was never interrupted; on a CPU
+with the same number of threads, to the bit.
 """
 
 import json

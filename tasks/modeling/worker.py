@@ -1,7 +1,7 @@
 """The training process: a job file in, weights and an event log out, and an exit code that says what went wrong.
 
-Started as `python -m tasks.modeling.worker job.json`, or the same under `accelerate launch`. It speaks to no server. It ends by
-itself when the process that started it ends: nothing trains on unseen.
+Started as `python -m tasks.modeling.worker job.json`, or the same under `accelerate launch`. It speaks to no server.
+It ends by itself when the process that started it ends: nothing trains on unseen.
 """
 
 import os
@@ -37,7 +37,7 @@ class StopRequest:
         signal.signal(signal.SIGTERM, self._on_signal)
         signal.signal(signal.SIGINT, self._on_signal)
 
-    def _on_signal(self, number: int, frame: FrameType | None) -> None:
+    def _on_signal(self, _number: int, _frame: FrameType | None) -> None:
         self._event.set()
 
     def __call__(self) -> bool:
