@@ -5,7 +5,7 @@ import shutil
 from pathlib import Path
 
 from tasks.data.dataset import source_digest
-from tasks.errors import InvalidBaseModel, StateUnusable
+from tasks.errors import InvalidBaseModel, PermanentError, StateUnusable
 from tasks.modeling.base_model import CARRIED, verified
 from tasks.recipe import BaseModelRecipe, Recipe
 from tasks.registry import policy
@@ -13,6 +13,7 @@ from tasks.settings import prepare_environment, state
 from tasks.store import writable
 from tasks.workplace import Workplace
 
+MOST_STARTS = 5
 COPIES = 4
 """A base model's weights, merged, in a step, on its way to the registry, and there."""
 
@@ -33,6 +34,17 @@ def preflight(recipe: Recipe, evaluated: str = "") -> Workplace:
         probe.unlink()
     _check_room(recipe.base, here.root)
     return Workplace.open(recipe, sources, evaluated)
+
+
+def refuse_to_start_for_ever() -> None:
+    """Stop a flow run that crashed and was started again too often: whatever kills it will kill it again."""
+    from prefect.runtime import flow_run
+
+    if (flow_run.run_count or 1) > MOST_STARTS:
+        raise PermanentError(
+            f"this flow run was started {flow_run.run_count} times and never ended by itself; look at its log, "
+            "then start a new one: finished steps are reused."
+        )
 
 
 def _check_base(base: BaseModelRecipe) -> None:

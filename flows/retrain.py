@@ -3,7 +3,7 @@
 from prefect import flow
 from pydantic import BaseModel, ConfigDict
 
-from flows.preflight import preflight
+from flows.preflight import preflight, refuse_to_start_for_ever
 from tasks.artifacts import (
     EvaluationReport,
     MergedModel,
@@ -44,6 +44,7 @@ def retrain(recipe: Recipe) -> Retrained:
     Args:
         recipe: Everything this retraining is told: data, base model, method, evaluation, promotion.
     """
+    refuse_to_start_for_ever()
     place = preflight(recipe)
     with place.run.ending():
         dataset = validate(recipe, place)

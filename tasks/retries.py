@@ -1,5 +1,6 @@
 """A verb's function in, a retryable Prefect task out: which failures are tried again, and how a found step is shown."""
 
+import logging
 from collections.abc import Callable
 from functools import wraps
 from typing import ParamSpec, TypeVar, cast
@@ -13,6 +14,7 @@ from prefect.tasks import Task
 from tasks.artifacts import StepRecord
 from tasks.errors import TransientError
 
+log = logging.getLogger("tuneline")
 Arguments = ParamSpec("Arguments")
 Result = TypeVar("Result", bound=StepRecord)
 
@@ -21,7 +23,8 @@ def is_transient(_task: Task[..., object], _run: TaskRun, state: State[object]) 
     """Whether a failed task is tried again: only what may succeed with nothing changed."""
     try:
         state.result(raise_on_failure=True)
-    except TransientError:
+    except TransientError as fault:
+        log.warning("this step is tried again if tries are left: %s", fault)
         return True
     except BaseException:  # noqa: BLE001 (only asks what the failure was; the state keeps it)
         return False

@@ -140,6 +140,7 @@ def _from_hub(name: str, revision: str) -> Path:
         RevisionNotFoundError,
     )
 
+    log.info("base: fetching %s@%s from the hub, or finding it in the local cache", name, revision or "main")
     patterns = ["*.safetensors", "*.safetensors.index.json", "*.json", "*.jinja", "*.model", "*.txt"]
     try:
         return Path(snapshot_download(name, revision=revision or None, allow_patterns=patterns))
@@ -167,6 +168,8 @@ def verified(folder: Path, name: str, trust_remote_code: bool = False) -> BaseMo
             else "copy them there"
         )
         raise InvalidBaseModel(f"base.model: {folder}: no weights (*.safetensors); {advice}.")
+    for path in weights:
+        _check_whole(path)
     index = folder / "model.safetensors.index.json"
     if index.is_file():
         wanted = set(json.loads(index.read_text("utf-8"))["weight_map"].values())
@@ -180,6 +183,17 @@ def verified(folder: Path, name: str, trust_remote_code: bool = False) -> BaseMo
     if not any((folder / file).is_file() for file in TOKENIZER_FILES):
         raise InvalidBaseModel(f"base.model: {folder}: no tokenizer files beside the weights; copy them there.")
     return BaseModelFolder(folder, name, weights_digest(folder), tokenizer_digest(folder))
+
+
+def _check_whole(path: Path) -> None:
+    """Read a weights file's header, which says how long the file is."""
+    from safetensors import SafetensorError, safe_open
+
+    try:
+        with safe_open(path, framework="np"):
+            pass
+    except SafetensorError as fault:
+        raise InvalidBaseModel(f"base.model: {path}: damaged weights ({fault}); copy the file again.") from fault
 
 
 def weights_digest(folder: Path) -> str:
