@@ -157,6 +157,7 @@ def writable(root: Path) -> Iterator[None]:
             errno.EROFS: "the file system is read-only; mount it for writing",
             errno.EACCES: "it may not be written; change its permissions",
             errno.ENOTDIR: "part of this path is a file; move it away",
+            errno.EEXIST: "a file is in the folder's place; move it away",
         }.get(fault.errno or 0)
         if problem is None:
             raise

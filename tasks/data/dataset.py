@@ -63,7 +63,7 @@ def _divide(screened: Screened, recipe: DataRecipe, seed: int, advance: Advance)
         for role in ROLES
     }
     divided["train"] = splits.limited(divided["train"], recipe.limit)
-    splits.refuse_empty({role: len(records) for role, records in divided.items()}, recipe)
+    splits.refuse_empty({role: len(records) for role, records in divided.items()}, recipe, screened.verdicts.offences)
     return {role: sorted(records, key=lambda record: record.id) for role, records in divided.items()}
 
 

@@ -4,7 +4,7 @@ import hashlib
 from collections import defaultdict
 from collections.abc import Sequence
 
-from tasks.data.checks import prompt_key
+from tasks.data.checks import Offence, prompt_key
 from tasks.data.duplicates import groups, nearest, prompt_of
 from tasks.data.records import Record
 from tasks.data.sources import SplitRole
@@ -62,17 +62,22 @@ def limited(records: Sequence[Record], limit: int) -> list[Record]:
     return sorted(records, key=lambda record: record.id)[:limit] if limit else list(records)
 
 
-def refuse_empty(rows: dict[SplitRole, int], recipe: DataRecipe) -> None:
-    """Raise InvalidData when a split that somebody needs has no rows, saying which knob gives it some."""
+def refuse_empty(rows: dict[SplitRole, int], recipe: DataRecipe, offences: Sequence[Offence] = ()) -> None:
+    """Raise InvalidData when a split that somebody needs has no rows: what gives it some, and the first bad row."""
     total = sum(rows.values())
+    bad = (
+        f" {len(offences)} rows were quarantined, the first is {offences[0].source}: {offences[0].detail}."
+        if offences
+        else ""
+    )
     if not rows["train"]:
-        raise InvalidData(f"the training split has no rows of {total} good records; add records to data.train.")
+        raise InvalidData(f"the training split has no rows of {total} good records; add records to data.train.{bad}")
     if not rows["test"]:
         wanted = _remedy("test", bool(recipe.test), recipe.test_fraction, total)
-        raise InvalidData(f"the test split has no rows of {total} good records; {wanted}.")
+        raise InvalidData(f"the test split has no rows of {total} good records; {wanted}.{bad}")
     if not rows["validation"] and (recipe.validation or recipe.validation_fraction > 0):
         wanted = _remedy("validation", bool(recipe.validation), recipe.validation_fraction, total)
-        raise InvalidData(f"the validation split has no rows of {total} good records; {wanted}.")
+        raise InvalidData(f"the validation split has no rows of {total} good records; {wanted}.{bad}")
 
 
 def _remedy(name: SplitRole, given: bool, fraction: float, total: int) -> str:
