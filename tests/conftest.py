@@ -50,6 +50,8 @@ def tiny_base(tmp_path_factory: pytest.TempPathFactory) -> Path:
         initializer_range=0.1,
     )
     model = LlamaForCausalLM(config)
+    # A padding row starts as zeros; here it is the stop token too, which has to be answerable.
+    torch.nn.init.normal_(model.model.embed_tokens.weight.data[fast.eos_token_id], std=0.1)
     model.generation_config.eos_token_id = fast.eos_token_id
     model.save_pretrained(folder)
     return folder

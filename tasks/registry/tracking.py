@@ -37,9 +37,13 @@ CLIENT = {
 }
 """MLflow's own defaults hold the caller of a dead server for four minutes; what the user has set stays."""
 
-GAVE_UP = set(
-    "INTERNAL_ERROR TEMPORARILY_UNAVAILABLE REQUEST_LIMIT_EXCEEDED RESOURCE_EXHAUSTED DEADLINE_EXCEEDED".split()
-)
+GAVE_UP = {
+    "INTERNAL_ERROR",
+    "TEMPORARILY_UNAVAILABLE",
+    "REQUEST_LIMIT_EXCEEDED",
+    "RESOURCE_EXHAUSTED",
+    "DEADLINE_EXCEEDED",
+}
 REFUSED = {"PERMISSION_DENIED", "UNAUTHENTICATED", "CUSTOMER_UNAUTHORIZED"}
 _opened: set[tuple[int, str]] = set()
 

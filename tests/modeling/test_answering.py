@@ -1,0 +1,142 @@
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from transformers import AutoTokenizer
+
+from tasks.errors import InvalidBaseModel, WorkRefused
+from tasks.modeling import merging
+from tasks.modeling.base_model import verified, weights_digest
+from tasks.modeling.generation import generate, reference_nll
+from tasks.modeling.job import TrainingJob
+from tasks.modeling.loading import load_model, prove_live, stop_ids
+from tasks.modeling.training import Training
+from tasks.prompts import Example, PromptRenderer
+from tasks.recipe import BaseModelRecipe, LoraMethod, MergingRecipe, PromptRecipe
+
+Make = Callable[..., TrainingJob]
+
+
+@pytest.fixture
+def prompts(tiny_base: Path, colour_rows: list[dict[str, str]]) -> list[list[int]]:
+    renderer = PromptRenderer(AutoTokenizer.from_pretrained(tiny_base), PromptRecipe())
+    return [renderer.prompt_ids([{"role": "user", "content": row["instruction"]}]) for row in colour_rows[::7]]
+
+
+@pytest.fixture
+def adapter(job: Make, tiny_base: Path) -> Path:
+    made = job(method=LoraMethod(rank=4, alpha=16, dropout=0), learning_rate=2e-2, max_steps=25)
+    made = made.model_copy(update={"origin": {"base": weights_digest(tiny_base)}})
+    Training(made).run()
+    return Path(made.folder / "weights")
+
+
+def test_a_batch_answers_as_each_prompt_alone(tiny_base: Path, prompts: list[list[int]]) -> None:
+    model = load_model(tiny_base, None, "")
+    together = generate(model, prompts, stop_ids(tiny_base), max_new_tokens=12, batch_size=8)
+    alone = [generate(model, [prompt], stop_ids(tiny_base), 12, 1)[0] for prompt in prompts]
+    assert together == alone
+
+
+def test_an_answer_ends_before_its_stop_token(tiny_base: Path, adapter: Path, prompts: list[list[int]]) -> None:
+    model = load_model(tiny_base, adapter, weights_digest(tiny_base))
+    answers = generate(model, prompts, stop_ids(tiny_base), 12, 8)
+    assert any(answer.stopped for answer in answers)
+    assert all(token not in stop_ids(tiny_base) for answer in answers for token in answer.token_ids)
+
+
+def test_the_likelihood_of_references_is_the_plain_models(tiny_base: Path, examples: list[Example]) -> None:
+    model = load_model(tiny_base, None, "")
+    rows = [(example.input_ids, example.labels) for example in examples[:6]]
+    for (total, count), (ids, labels) in zip(reference_nll(model, rows), rows, strict=True):
+        with torch.inference_mode():
+            loss = model(input_ids=torch.tensor([ids]), labels=torch.tensor([labels])).loss
+        assert total / count == pytest.approx(float(loss), abs=1e-4)
+
+
+def test_a_live_adapter_changes_the_logits_and_a_dead_one_is_refused(
+    tiny_base: Path, adapter: Path, prompts: list[list[int]]
+) -> None:
+    model = load_model(tiny_base, adapter, weights_digest(tiny_base))
+    assert prove_live(model, prompts[0]) > 0
+    with torch.no_grad():
+        for name, parameter in model.named_parameters():
+            if "lora_B" in name:
+                parameter.zero_()
+    with pytest.raises(WorkRefused, match="not live"):
+        prove_live(model, prompts[0])
+
+
+def test_an_adapter_is_refused_on_another_base_with_both_digests(tiny_base: Path, adapter: Path) -> None:
+    with pytest.raises(InvalidBaseModel, match=f"{weights_digest(tiny_base)}.*beef"):
+        load_model(tiny_base, adapter, "beef")
+
+
+def merged(tiny_base: Path, adapter: Path, prompts: list[list[int]], folder: Path) -> tuple[Any, Any]:
+    model = load_model(tiny_base, adapter, weights_digest(tiny_base))
+    answers, sequences = merging.answers_and_sequences(model, prompts, stop_ids(tiny_base), 8, 8)
+    starts = [len(prompt) - 1 for prompt in prompts]
+    before = [merging.log_probabilities(model, each, start) for each, start in zip(sequences, starts, strict=True)]
+    merging.merge(model, adapter, folder)
+    again = load_model(folder, folder, weights_digest(folder))
+    others, _ = merging.answers_and_sequences(again, prompts, stop_ids(folder), 8, 8)
+    after = [merging.log_probabilities(again, each, start) for each, start in zip(sequences, starts, strict=True)]
+    base = load_model(tiny_base, None, "")
+    plain, _ = merging.answers_and_sequences(base, prompts, stop_ids(tiny_base), 8, 8)
+    bare = [merging.log_probabilities(base, each, start) for each, start in zip(sequences, starts, strict=True)]
+    return merging.measure(before, after, answers, others), merging.measure(before, bare, answers, plain)
+
+
+def test_the_merged_model_answers_as_base_plus_adapter_and_the_base_does_not(
+    tiny_base: Path, adapter: Path, prompts: list[list[int]], tmp_path: Path
+) -> None:
+    parity, with_base = merged(tiny_base, adapter, prompts, tmp_path / "merged")
+    assert 0 < parity.mean_kl < 1e-8
+    assert (parity.top1_agreement, parity.answer_agreement) == (1.0, 1.0)
+    merging.check(parity, MergingRecipe())
+    assert with_base.mean_kl > 1e-2
+    with pytest.raises(WorkRefused, match=r"mean KL .* is above merging\.max_mean_kl"):
+        merging.check(with_base, MergingRecipe())
+    assert (tmp_path / "merged" / "origin.json").exists()
+    verified(tmp_path / "merged", "merged")
+
+
+@pytest.mark.parametrize(
+    ("damage", "words"),
+    [
+        (lambda folder: (folder / "model.safetensors").unlink(), "no weights"),
+        (lambda folder: (folder / "model.safetensors").rename(folder / "pytorch_model.bin"), "pickles run code"),
+        (lambda folder: (folder / "config.json").unlink(), "no config.json"),
+        (lambda folder: [path.unlink() for path in folder.glob("token*")], "no tokenizer"),
+        (
+            lambda folder: (folder / "model.safetensors.index.json").write_text(
+                json.dumps({"weight_map": {"a": "model-00002-of-00002.safetensors"}})
+            ),
+            "incomplete",
+        ),
+        (
+            lambda folder: (folder / "config.json").write_text(
+                json.dumps({**json.loads((folder / "config.json").read_text()), "auto_map": {"AutoModel": "x.Y"}})
+            ),
+            "trust_remote_code",
+        ),
+    ],
+)
+def test_a_folder_that_is_no_base_model_says_why(tiny_base: Path, tmp_path: Path, damage: Any, words: str) -> None:
+    import shutil
+
+    folder = tmp_path / "base"
+    shutil.copytree(tiny_base, folder)
+    damage(folder)
+    with pytest.raises(InvalidBaseModel, match=words):
+        verified(folder, "base")
+
+
+def test_a_name_that_is_nothing_says_what_is_known(tmp_path: Path) -> None:
+    from tasks.modeling.base_model import resolve
+
+    with pytest.raises(InvalidBaseModel, match="no folder, no carried model"):
+        resolve(BaseModelRecipe(model="no-such-model"), tmp_path)
