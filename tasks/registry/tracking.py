@@ -21,8 +21,7 @@ from tasks.registry.lookup import sqlite_path
 from tasks.store import writable
 
 KEY_TAG = "tuneline.release"
-BATCH = 1000
-"""Points one request may carry; MLflow accepts no more."""
+BATCH = 1000  # points one request may carry; MLflow accepts no more
 SHOWN_ROWS = 300
 """Rows of a table that people page through; the Parquet beside it has them all."""
 
