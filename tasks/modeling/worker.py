@@ -9,6 +9,8 @@ import signal
 import sys
 import threading
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from enum import IntEnum
 from pathlib import Path
 from types import FrameType
@@ -76,7 +78,8 @@ def main(path: Path) -> Exit:
     if job.parent and torch.cuda.is_available() is False:
         torch.set_num_threads(int(os.environ.get("OMP_NUM_THREADS", torch.get_num_threads())))
     try:
-        Training(job, stop).run()
+        with alone(job.folder):
+            Training(job, stop).run()
     except Interrupted:
         return Exit.interrupted
     except TrainingDiverged as fault:
@@ -88,6 +91,21 @@ def main(path: Path) -> Exit:
         _report(job, "out_of_memory", fault)
         return Exit.out_of_memory
     return Exit.done
+
+
+@contextmanager
+def alone(folder: Path) -> Iterator[None]:
+    """Wait for an earlier worker of this folder: one whose parent was killed may still be writing its checkpoint.
+
+    Of several processes of one training, the first waits for all: the others cannot start without it.
+    """
+    if int(os.environ.get("RANK", "0")):
+        yield
+        return
+    from filelock import FileLock
+
+    with FileLock(folder / "worker.lock"):
+        yield
 
 
 def is_out_of_memory(fault: BaseException) -> bool:
