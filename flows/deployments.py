@@ -14,6 +14,14 @@ ROOT = Path(__file__).resolve().parents[1]
 RECIPE = ROOT / "recipes" / "quickstart.yaml"
 TARGET = ROOT / "deployments" / "prefect.yaml"
 NIGHTLY = {"cron": "0 2 * * *", "timezone": "UTC"}
+DESCRIPTIONS = {
+    "retrain": "From records to a model in production, or to the reasons why not. "
+    "Steps whose inputs have not changed are reused.",
+    "evaluate": "Score a registered version, its base and the version in production on the recipe's test rows. "
+    "Nothing is trained, no alias is moved.",
+    "promote": "Let the policy decide on a version, and move its aliases when the answer is yes.",
+    "rollback": "Point production back at the version before, once that has shown that it still answers.",
+}
 
 
 def prefect_file() -> str:
@@ -38,7 +46,14 @@ def prefect_file() -> str:
 
 
 def _deployment(name: str, entrypoint: str, parameters: dict[str, Any]) -> dict[str, Any]:
-    return {"name": name, "entrypoint": entrypoint, "work_pool": {"name": "tuneline"}, "parameters": parameters}
+    # Without a description of its own a deployment shows the flow's docstring, its Args section run into one line.
+    return {
+        "name": name,
+        "description": DESCRIPTIONS[name],
+        "entrypoint": entrypoint,
+        "work_pool": {"name": "tuneline"},
+        "parameters": parameters,
+    }
 
 
 if __name__ == "__main__":
