@@ -140,22 +140,6 @@ def prefect_server() -> Iterator[str]:
         yield str(get_current_settings().api.url)
 
 
-@pytest.fixture(scope="session")
-def learner(tiny_base: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The tiny base with a stop token it can say: as padding its row is all zeros, and LoRA moves no embedding."""
-    import torch
-    from transformers import AutoModelForCausalLM, AutoTokenizer
-
-    folder = tmp_path_factory.mktemp("learner")
-    model, tokenizer = AutoModelForCausalLM.from_pretrained(tiny_base), AutoTokenizer.from_pretrained(tiny_base)
-    torch.manual_seed(1)
-    with torch.no_grad():
-        model.get_input_embeddings().weight[tokenizer.eos_token_id].normal_(std=0.1)
-    model.save_pretrained(folder)
-    tokenizer.save_pretrained(folder)
-    return folder
-
-
 def shop_in(home: Path, base: Path, prefect: str) -> Shop:
     write(home / "train.jsonl", rows(ASKS, THINGS))
     write(home / "validation.jsonl", rows([phrase + " Soon." for phrase in PHRASES], THINGS))
@@ -165,9 +149,9 @@ def shop_in(home: Path, base: Path, prefect: str) -> Shop:
 
 
 @pytest.fixture(scope="session")
-def shared(prefect_server: str, learner: Path, tmp_path_factory: pytest.TempPathFactory) -> Shop:
+def shared(prefect_server: str, tiny_base: Path, tmp_path_factory: pytest.TempPathFactory) -> Shop:
     """One state folder for the session: what one test trained, another finds."""
-    return shop_in(tmp_path_factory.mktemp("shop"), learner, prefect_server)
+    return shop_in(tmp_path_factory.mktemp("shop"), tiny_base, prefect_server)
 
 
 @pytest.fixture
@@ -186,9 +170,9 @@ def own_environment(patch: pytest.MonkeyPatch, shop: Shop) -> None:
 
 
 @pytest.fixture
-def fresh(prefect_server: str, learner: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Shop:
+def fresh(prefect_server: str, tiny_base: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Shop:
     """A state folder of a test's own."""
-    own = shop_in(tmp_path, learner, prefect_server)
+    own = shop_in(tmp_path, tiny_base, prefect_server)
     own_environment(monkeypatch, own)
     return own
 

@@ -45,7 +45,9 @@ def test_the_served_versions_give_the_answers_that_were_scored(released, shop):
     )
     scored = [answer.text for answer in read_answers(given)]
     assert len(set(scored)) > 2
-    rows = [{"messages": [dict(message) for message in row.messages]} for row in suite.rows]
+    rows = [
+        {"messages": [{key: turn[key] for key in ("role", "content")} for turn in row.messages]} for row in suite.rows
+    ]
     for name in ("colours", "colours-adapter"):
         model = mlflow.pyfunc.load_model(f"models:/{name}@production")
         assert model.predict(rows, params={"max_tokens": 8}) == scored
