@@ -28,7 +28,7 @@ def prefect_file() -> str:
     """The text of prefect.yaml; parameters are whole recipes, since the form merges a partial one with the defaults."""
     recipe = load_recipe(RECIPE)
     retrain = {
-        **_deployment("retrain", "flows/retrain.py:retrain", {"recipe": recipe.model_dump(mode="json")}),
+        **_deployment("retrain", "flows.retrain.retrain", {"recipe": recipe.model_dump(mode="json")}),
         "schedules": [NIGHTLY],
         "concurrency_limit": {"limit": 1, "collision_strategy": "CANCEL_NEW"},
     }
@@ -37,16 +37,17 @@ def prefect_file() -> str:
         "pull": [{"prefect.deployments.steps.set_working_directory": {"directory": "{{ $TUNELINE_ROOT }}"}}],
         "deployments": [
             retrain,
-            _deployment("evaluate", "flows/evaluate.py:evaluate_version", {"recipe": recipe.model_dump(mode="json")}),
-            _deployment("promote", "flows/promote.py:promote_version", chosen),
-            _deployment("rollback", "flows/rollback.py:roll_back", {"name": recipe.name}),
+            _deployment("evaluate", "flows.evaluate.evaluate_version", {"recipe": recipe.model_dump(mode="json")}),
+            _deployment("promote", "flows.promote.promote_version", chosen),
+            _deployment("rollback", "flows.rollback.roll_back", {"name": recipe.name}),
         ],
     }
     return yaml.safe_dump(content, sort_keys=False, allow_unicode=True, width=110)
 
 
 def _deployment(name: str, entrypoint: str, parameters: dict[str, Any]) -> dict[str, Any]:
-    # Without a description of its own a deployment shows the flow's docstring, its Args section run into one line.
+    # A module, never a file: for flows/retrain.py:retrain Prefect puts flows/ on the path, and flows/evaluate.py hides
+    # the evaluate library. Without a description it shows the docstring, its Args section run into one line.
     return {
         "name": name,
         "description": DESCRIPTIONS[name],

@@ -1,5 +1,7 @@
 import importlib
 import inspect
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -36,9 +38,17 @@ def test_prefilled_recipes_are_whole(deployments: dict[str, dict]) -> None:
 
 def test_entrypoints_are_flows_that_take_the_prefilled_parameters(deployments: dict[str, dict]) -> None:
     for deployment in deployments.values():
-        path, function = deployment["entrypoint"].split(":")
-        flow = getattr(importlib.import_module(path.removesuffix(".py").replace("/", ".")), function)
+        module, function = deployment["entrypoint"].rsplit(".", 1)
+        flow = getattr(importlib.import_module(module), function)
         assert deployment["parameters"].keys() <= inspect.signature(flow.fn).parameters.keys()
+
+
+def test_a_worker_that_loaded_a_flow_still_finds_the_libraries(deployments: dict[str, dict]) -> None:
+    """A file as entrypoint puts flows/ on the path, where evaluate.py hides the library of that name."""
+    entrypoint = deployments["retrain"]["entrypoint"]
+    load = f"from prefect.flows import load_flow_from_entrypoint as load; load({entrypoint!r})"
+    script = f"{load}; import tasks.evaluation.metrics"
+    subprocess.run([sys.executable, "-c", script], cwd=FOLDER.parent, check=True, timeout=300)
 
 
 def test_automations_watch_the_deployment_that_exists(deployments: dict[str, dict]) -> None:
