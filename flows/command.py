@@ -17,7 +17,7 @@ from rich.text import Text
 
 from flows.logs import logged
 from tasks.errors import InvalidRecipe, TunelineError
-from tasks.settings import State, prepare_environment, state
+from tasks.settings import State, choose_waiting, prepare_environment, state
 
 if TYPE_CHECKING:
     from tasks.registry.lookup import Version
@@ -90,6 +90,7 @@ def retrain(recipe: RecipeFile, overrides: Overrides = None) -> None:
     from tasks.recipe_file import load_recipe
 
     told, here = load_recipe(recipe, overrides or ()), _prepared()
+    choose_waiting(seconds=0.4)
     from flows import retrain, screens
 
     with logged(here, "retrain") as log_file:

@@ -152,6 +152,8 @@ def environment(state: State, prefect: int) -> dict[str, str]:
         "PREFECT_FLOWS_HEARTBEAT_FREQUENCY": "30",
         "PREFECT_WORKER_QUERY_SECONDS": "3",
         "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false",
+        # Threads that spin would starve beside the servers.
+        "OMP_WAIT_POLICY": "passive",
         **kept,
         "TUNELINE_HOME": str(state.root),
         "TUNELINE_ROOT": str(ROOT),

@@ -1,7 +1,6 @@
 """Start the training process and follow its event log: a job in, events out as they come, a summary at the end."""
 
 import json
-import logging
 import os
 import subprocess
 import sys
@@ -19,8 +18,6 @@ Listener = Callable[[list[dict[str, Any]]], None]
 ATTEMPTS = "attempts.json"
 LOG = "worker.log"
 LOOK_EVERY_SECONDS = 0.5
-BUSY_PERCENT = 20.0
-log = logging.getLogger("tuneline")
 
 
 def train(job: TrainingJob, listen: Listener, environment: Mapping[str, str] | None = None) -> dict[str, Any]:
@@ -49,7 +46,7 @@ def _run(folder: Path, listen: Listener, environment: Mapping[str, str] | None) 
     command = [sys.executable, "-m", "tasks.modeling.worker", str(folder / JOB)]
     root = str(Path(__file__).parents[2])
     paths = os.pathsep.join(filter(None, [root, os.environ.get("PYTHONPATH", "")]))
-    variables = {**os.environ, "PYTHONPATH": paths, "PYTHONUNBUFFERED": "1", **_waiting(), **(environment or {})}
+    variables = {**os.environ, "PYTHONPATH": paths, "PYTHONUNBUFFERED": "1", **(environment or {})}
     with (folder / LOG).open("ab") as output:
         worker = subprocess.Popen(command, stdout=output, stderr=subprocess.STDOUT, env=variables)
         try:
@@ -63,18 +60,6 @@ def _run(folder: Path, listen: Listener, environment: Mapping[str, str] | None) 
             raise
         listen(follower.new())
     return worker.returncode
-
-
-def _waiting() -> dict[str, str]:
-    """How the worker's threads wait for each other: spinning is a third faster on a quiet machine, and some ten times
-    slower beside another busy process. What the user has set stays.
-    """
-    import psutil
-
-    if "OMP_WAIT_POLICY" in os.environ or psutil.cpu_percent(interval=1.0) < BUSY_PERCENT:
-        return {}
-    log.info("train: other processes are busy here; the training threads sleep while they wait")
-    return {"OMP_WAIT_POLICY": "passive"}
 
 
 def _attempt(folder: Path) -> dict[str, Any]:
