@@ -3,7 +3,6 @@ import os
 import sqlite3
 import subprocess
 import sys
-import time
 from pathlib import Path
 
 import pytest
@@ -64,20 +63,17 @@ def test_help_says_what_a_command_does_shows_an_example_and_what_is_next(name: s
     assert "Next:" in text
 
 
-def test_a_look_up_answers_in_a_second_without_the_big_libraries(registry: Path) -> None:
+def test_a_look_up_answers_without_the_libraries_that_take_seconds(registry: Path) -> None:
     code = (
         "import sys; from flows.command import run; code = run(['lookup', 'desk', '--json']); "
         "sys.exit(code or len({'mlflow.version', 'prefect', 'torch', 'pandas', 'sqlalchemy'} & set(sys.modules)))"
     )
     root = Path(command.__file__).parents[1]
     environment = {**os.environ, "PYTHONPATH": str(root)}
-    started = time.monotonic()
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, env=environment, check=False)
-    seconds = time.monotonic() - started
     assert done.returncode == 0, done.stderr
     found = json.loads(done.stdout)
     assert (found["version"], found["source"], found["tags"]) == (3, "models:/m-1", {"promoted": "better on test"})
-    assert seconds < 3, "0.3 s on a quiet machine; the limit allows for a busy one"
 
 
 def test_an_alias_that_is_not_there_names_those_that_are(registry: Path, capsys) -> None:
