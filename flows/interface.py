@@ -221,7 +221,8 @@ def _welcome(state: State, prefect: int, mlflow: int) -> Panel:
         ("", "  retrain → Run → Custom run: change the recipe in the form, press Submit."),
         ("", "  Runs: each step, its log and its reports (tab Artifacts). retrain also runs at 02:00 UTC."),
         ("MLflow   ", state.tracking_uri if remote else f"http://127.0.0.1:{mlflow}"),
-        ("", "  Experiments: curves and reports of each flow run. Models: versions and their aliases."),
+        ("", "  Choose Model training at the top left. Experiments → tuneline: curves and reports of each run."),
+        ("", "  Model registry: versions and their aliases."),
         ("", f"State {state.root}. `tuneline retrain` in this folder uses this Prefect by itself. Ctrl-C ends all."),
     ]
     text = Text("\n").join(Text.assemble((label, "bold"), line) for label, line in lines)

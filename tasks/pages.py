@@ -24,10 +24,12 @@ def shown_progress(what: str, total: int, unit: str) -> Iterator[Meter]:
     def card(percent: float, line: str) -> None:
         if TaskRunContext.get() is None:
             return
+        # The card's title says what; its one line has room for the numbers alone.
+        numbers = line.removeprefix(f"{what}: ")
         if not cards:
-            cards.append(create_progress_artifact(progress=percent, key=_key(what), description=line))
+            cards.append(create_progress_artifact(progress=percent, key=_key(what), description=numbers))
         else:
-            update_progress_artifact(cards[0], progress=min(percent, 100.0), description=line)  # type: ignore[arg-type]
+            update_progress_artifact(cards[0], progress=min(percent, 100.0), description=numbers)  # type: ignore[arg-type]
 
     with tracked(what, total, unit) as meter:
         meter.listeners.append(card)

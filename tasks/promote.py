@@ -56,7 +56,7 @@ def promote(
     decision = place.store.make(
         "promote", inputs, PromotionDecision, build, still_true=lambda found: _still_true(found, place.state)
     )
-    show(f"{recipe.name}-decision", markdown(decision), "Promoted, or why not.")
+    _show(decision)
     return decision
 
 
@@ -74,8 +74,13 @@ def promote_registered(
     checks = policy.decide(policy.load(known.policy), known.report, known.parity) if known.report else []
     champion = known.report.champion if known.report else ""
     decision = settle(known.versions, champion, checks, target, known.questions, state, known.run, forced)
-    show(f"{name}-decision", markdown(decision), "Promoted, or why not.")
+    _show(decision)
     return decision
+
+
+def _show(decision: PromotionDecision) -> None:
+    line = f"Version {decision.version}: {'promoted' if decision.promote else 'not promoted'}."
+    show(f"{decision.name}-decision", markdown(decision), line)
 
 
 def _still_true(found: PromotionDecision, state: State) -> bool:
