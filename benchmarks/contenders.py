@@ -1,204 +1,206 @@
-"""One contender, rows and a base in, what it measured out: `python -m benchmarks.contenders NAME ROWS BASE OUT`."""
+"""A job file (contender, rows, base) in, what was measured out: `python -m benchmarks.contenders JOB OUT`."""
 
 import json
 import sys
 import tempfile
 import time
-from collections.abc import Sequence
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
 import torch
 
-THREADS = 2
-NEW_TOKENS = 24
-GUIDE_PROMPTS = 12
-LORA: dict[str, Any] = {"r": 8, "lora_alpha": 16, "lora_dropout": 0.0, "target_modules": ["q_proj", "v_proj"]}
-Rows = Sequence[dict[str, str]]
+from benchmarks.arithmetic import training_flop
+from benchmarks.jobs import LEARNING_RATE, LORA, NEW_TOKENS, PADDED, Job
+from benchmarks.material import prompt_and_completion
+
+PEAK_SIDE, PEAK_TRIES = 2048, 6
 
 
-def texts(row: dict[str, str]) -> tuple[str, str]:
-    """Prompt and completion in the guide's form."""
-    given = f"输入：{row['input']}\n" if row["input"] else ""
-    return f"指令：{row['instruction']}\n{given}输出：", row["output"]
-
-
-def versions() -> str:
-    """The libraries that did the work."""
-    return ", ".join(f"{name} {version(name)}" for name in ("torch", "transformers", "peft"))
-
-
-def tokens_of(rows: Rows, base: Path) -> int:
-    """Real tokens: prompt, completion and stop token of every row."""
-    from transformers import AutoTokenizer
-
-    tokenizer = AutoTokenizer.from_pretrained(base)
-    return sum(len(tokenizer(text)["input_ids"]) for row in rows for text in texts(row)) + len(rows)
-
-
-def peak(_rows: Rows, _base: Path) -> dict[str, Any]:
-    """The machine's fp32 matrix product, 2,048 square, best of some, GFLOP/s."""
-    one, other = torch.randn(2048, 2048), torch.randn(2048, 2048)
-    best = 0.0
-    for _ in range(12):
+def matrix_peak() -> float:
+    """The fp32 matrix product of this machine now, 2,048 square, best of several, in GFLOP/s."""
+    one, other = torch.randn(PEAK_SIDE, PEAK_SIDE), torch.randn(PEAK_SIDE, PEAK_SIDE)
+    fastest = float("inf")
+    for _ in range(PEAK_TRIES):
         started = time.perf_counter()
         torch.mm(one, other)
-        best = max(best, 2 * 2048**3 / (time.perf_counter() - started) / 1e9)
-    return {"gflops": best}
+        fastest = min(fastest, time.perf_counter() - started)
+    return 2 * PEAK_SIDE**3 / fastest / 1e9
 
 
-def guide(rows: Rows, base: Path) -> dict[str, Any]:
-    """Padded to 512, batches of 4, loss on every token."""
+def versions() -> dict[str, str]:
+    """The libraries that did the work."""
+    return {name: version(name) for name in ("torch", "transformers", "peft")}
+
+
+def guide(job: Job) -> dict[str, Any]:
+    """Each row padded to 512, batches of 4, loss on every token, pads too: `labels = input_ids.copy()`."""
     from peft import LoraConfig, get_peft_model
     from transformers import AutoModelForCausalLM, AutoTokenizer
 
-    tokenizer = AutoTokenizer.from_pretrained(base)
-    model = AutoModelForCausalLM.from_pretrained(base, dtype=torch.float32)
+    tokenizer = AutoTokenizer.from_pretrained(job.base)
+    model = AutoModelForCausalLM.from_pretrained(job.base, dtype=torch.float32)
     model = get_peft_model(model, LoraConfig(task_type="CAUSAL_LM", **LORA)).train()
-    optimizer = torch.optim.AdamW([p for p in model.parameters() if p.requires_grad], lr=2e-4)
-    full = ["".join(texts(row)) + tokenizer.eos_token for row in rows]
+    parameters = [parameter for parameter in model.parameters() if parameter.requires_grad]
+    optimizer = torch.optim.AdamW(parameters, lr=LEARNING_RATE, weight_decay=0.0)
+    texts = ["".join(prompt_and_completion(row)) + tokenizer.eos_token for row in job.rows]
     batches = [
-        tokenizer(full[start : start + 4], padding="max_length", truncation=True, max_length=512, return_tensors="pt")
-        for start in range(0, len(full), 4)
+        tokenizer(texts[start : start + 4], padding="max_length", max_length=PADDED, return_tensors="pt")
+        for start in range(0, len(texts), 4)
     ]
+    losses = []
     started = time.perf_counter()
     for batch in batches:
-        model(**batch, labels=batch["input_ids"].clone()).loss.backward()
+        loss = model(**batch, labels=batch["input_ids"].clone()).loss
+        loss.backward()
+        torch.nn.utils.clip_grad_norm_(parameters, 1.0)
         optimizer.step()
         optimizer.zero_grad()
-    return {"tokens": tokens_of(rows, base), "seconds": time.perf_counter() - started, "versions": versions()}
+        losses.append(float(loss.detach()))
+    seconds = time.perf_counter() - started
+    processed = sum(batch["input_ids"].numel() for batch in batches)
+    return {"tokens": job.tokens, "seconds": seconds, "processed": processed, "labels": processed, "losses": losses}
 
 
-def ours(rows: Rows, base: Path) -> dict[str, Any]:
-    """The project's own training: a job over tokenised Parquet, its steps timed as its log has them."""
+def ours(job: Job) -> dict[str, Any]:
+    """The project's own training of a job over tokenised Parquet; the time from the log: its start to its last step.
+
+    The matrix peak is measured in the same process before and after, and the better one kept.
+    """
+    from tasks.modeling import events
+    from tasks.modeling.training import Training
+
+    with tempfile.TemporaryDirectory() as place:
+        examples = write_examples(job, Path(place))
+        training = Training(training_job(job, Path(place)))
+        before = matrix_peak()
+        training.run()
+        peak = max(before, matrix_peak())
+        log = list(events.read(Path(place, events.EVENTS)))
+    steps = [event for event in log if event["event"] == "step"]
+    start = next(event for event in log if event["event"] == "start")
+    config = json.loads((job.base / "config.json").read_text("utf-8"))
+    lengths, labels = [len(example.input_ids) for example in examples], sum(e.trained_tokens for e in examples)
+    return {
+        "tokens": job.tokens,
+        "seconds": steps[-1]["time"] - start["time"],
+        "processed": sum(step["tokens"] for step in steps),
+        "labels": labels,
+        "losses": [step["loss"] for step in steps],
+        "gflop": training_flop(config, LORA["r"], lengths, labels) / 1e9,
+        "peak_gflop_per_second": peak,
+    }
+
+
+def write_examples(job: Job, folder: Path) -> list[Any]:
+    """Tokenise the rows as the preprocess step does, into `train.parquet` and an empty `validation.parquet`."""
     import pyarrow as pa
     import pyarrow.parquet as pq
     from transformers import AutoTokenizer
 
-    from tasks.modeling.job import TrainingJob
-    from tasks.modeling.training import Training
     from tasks.prompts import PromptRenderer
-    from tasks.recipe import LoraMethod, PromptRecipe, PromptTemplate, TrainingRecipe
+    from tasks.recipe import PromptRecipe, PromptTemplate
 
-    renderer = PromptRenderer(AutoTokenizer.from_pretrained(base), PromptRecipe(template=PromptTemplate.guide))
-    examples = [
-        renderer.example(
-            [
-                {
-                    "role": "user",
-                    "content": row["instruction"],
-                    "instruction": row["instruction"],
-                    "input": row["input"],
-                },
-                {"role": "assistant", "content": row["output"]},
-            ]
-        )
-        for row in rows
-    ]
-    method = LoraMethod(rank=8, alpha=16, dropout=0, target_modules=["q_proj", "v_proj"])
-    with tempfile.TemporaryDirectory() as place:
-        columns = {name: [getattr(e, name) for e in examples] for name in ("input_ids", "labels")}
-        pq.write_table(pa.table(columns), Path(place, "train.parquet"))
-        empty = pa.table({name: pa.array([], pa.list_(pa.int64())) for name in columns})
-        pq.write_table(empty, Path(place, "validation.parquet"))
-        job = TrainingJob(
-            folder=Path(place),
-            base=base,
-            base_name="base",
-            trust_remote_code=False,
-            train=Path(place, "train.parquet"),
-            validation=Path(place, "validation.parquet"),
-            tokenizer=base,
-            recipe=TrainingRecipe(method=method, batch_tokens=2048, checkpoint_seconds=3600),
-            seed=0,
-            origin={},
-        )
-        training = Training(job)
-        progress = training.run()
-        model = training.plain
-    return {
-        "tokens": tokens_of(rows, base),
-        "seconds": progress.seconds,
-        "gflop_per_token": gflop_per_token(model, examples),
-        "versions": versions(),
-    }
+    recipe = PromptRecipe(template=PromptTemplate.guide, max_length=PADDED)
+    renderer = PromptRenderer(AutoTokenizer.from_pretrained(job.base), recipe)
+    examples = []
+    for row in job.rows:
+        asked = {
+            "role": "user",
+            "content": row["instruction"],
+            "instruction": row["instruction"],
+            "input": row["input"],
+        }
+        examples.append(renderer.example([asked, {"role": "assistant", "content": row["output"]}]))
+    for name, part in (("train", examples), ("validation", [])):
+        columns = {
+            key: pa.array([getattr(e, key) for e in part], pa.list_(pa.int32())) for key in ("input_ids", "labels")
+        }
+        pq.write_table(pa.table(columns), folder / f"{name}.parquet")
+    return examples
 
 
-def gflop_per_token(model: Any, examples: Sequence[Any]) -> float:
-    """Floating-point operations of the matrix products, in 1e9 a real token.
+def training_job(job: Job, folder: Path) -> Any:
+    """What the training process is told."""
+    from tasks.modeling.job import TrainingJob
+    from tasks.recipe import LoraMethod, Precision, Schedule, TrainingRecipe
 
-    A frozen linear layer costs 2 a weight forward and 2 a weight backward (to its input), an adapter's 6; the output
-    layer only where a label is. Attention is 4 a position pair and channel forward (half of it, causal), twice that
-    backward.
-    """
-    config = model.config
-    layers = config.num_hidden_layers
-    adapter = sum(p.numel() for p in model.parameters() if p.requires_grad)
-    output = config.vocab_size * config.hidden_size
-    frozen = sum(p.numel() for p in model.parameters() if p.ndim == 2 and not p.requires_grad) - output
-    tokens = sum(len(e.input_ids) for e in examples)
-    labels = sum(e.trained_tokens for e in examples)
-    width = config.num_attention_heads * config.head_dim
-    pairs = sum(len(e.input_ids) ** 2 / 2 for e in examples)
-    total = tokens * (4 * frozen + 6 * adapter) + labels * 4 * output + 3 * layers * 4 * pairs * width
-    return float(total / tokens / 1e9)
+    method = LoraMethod(
+        rank=LORA["r"],
+        alpha=LORA["lora_alpha"],
+        dropout=LORA["lora_dropout"],
+        target_modules=LORA["target_modules"],
+    )
+    recipe = TrainingRecipe(
+        method=method,
+        batch_tokens=job.pack_tokens,
+        learning_rate=LEARNING_RATE,
+        schedule=Schedule.constant,
+        warmup_ratio=0.0,
+        precision=Precision.fp32,
+        checkpoint_seconds=3600,
+    )
+    return TrainingJob(
+        folder=folder,
+        base=job.base,
+        base_name=job.base.name,
+        trust_remote_code=False,
+        train=folder / "train.parquet",
+        validation=folder / "validation.parquet",
+        tokenizer=job.base,
+        recipe=recipe,
+        seed=0,
+        origin={},
+    )
 
 
-def guide_answers(rows: Rows, base: Path) -> dict[str, Any]:
-    """One prompt at a time."""
+def guide_answers(job: Job) -> dict[str, Any]:
+    """One prompt at a time through `model.generate`."""
     from transformers import AutoModelForCausalLM, AutoTokenizer
 
-    tokenizer = AutoTokenizer.from_pretrained(base)
-    model = AutoModelForCausalLM.from_pretrained(base, dtype=torch.float32).eval()
-    prompts = [tokenizer(texts(row)[0], return_tensors="pt") for row in rows[:GUIDE_PROMPTS]]
-    answers = []
-    started = time.perf_counter()
-    for prompt in prompts:
-        with torch.no_grad():
-            output = model.generate(**prompt, max_new_tokens=NEW_TOKENS, do_sample=False, pad_token_id=0)
-        answers.append(output[0, prompt["input_ids"].shape[1] :].tolist())
-    seconds = time.perf_counter() - started
-    return {
-        "tokens": sum(map(len, answers)),
-        "seconds": seconds,
-        "answers": [cut(answer, tokenizer) for answer in answers],
-    }
+    tokenizer = AutoTokenizer.from_pretrained(job.base)
+    model = AutoModelForCausalLM.from_pretrained(job.base, dtype=torch.float32).eval()
+    prompts = [tokenizer(prompt_and_completion(row)[0], return_tensors="pt") for row in job.rows]
+    settings: dict[str, Any] = {"do_sample": False, "pad_token_id": tokenizer.pad_token_id}
+    with torch.no_grad():
+        model.generate(**prompts[0], max_new_tokens=2, **settings)
+        answers = []
+        started = time.perf_counter()
+        for prompt in prompts:
+            output = model.generate(**prompt, max_new_tokens=NEW_TOKENS, **settings)
+            answers.append(output[0, prompt["input_ids"].shape[1] :].tolist())
+        seconds = time.perf_counter() - started
+    stop = tokenizer.eos_token_id
+    plain = [answer[:-1] if answer[-1] == stop else answer for answer in answers]
+    return {"tokens": sum(map(len, answers)), "seconds": seconds, "answers": plain}
 
 
-def cut(answer: list[int], tokenizer: Any) -> list[int]:
-    """An answer without its stop token."""
-    return answer[:-1] if answer[-1] == tokenizer.eos_token_id else answer
-
-
-def our_answers(rows: Rows, base: Path) -> dict[str, Any]:
+def our_answers(job: Job) -> dict[str, Any]:
     """The project's own generation, batches of 64."""
     from transformers import AutoTokenizer
 
     from tasks.modeling.generation import generate
     from tasks.modeling.loading import load_model, stop_ids
 
-    tokenizer = AutoTokenizer.from_pretrained(base)
-    model = load_model(base, None, "")
-    prompts = [tokenizer(texts(row)[0])["input_ids"] for row in rows]
+    tokenizer = AutoTokenizer.from_pretrained(job.base)
+    model, stops = load_model(job.base, None, ""), stop_ids(job.base)
+    prompts = [tokenizer(prompt_and_completion(row)[0])["input_ids"] for row in job.rows]
+    generate(model, prompts[:1], stops, 2, batch_size=1)
     started = time.perf_counter()
-    answers = generate(model, prompts, stop_ids(base), NEW_TOKENS, batch_size=64)
+    answers = generate(model, prompts, stops, NEW_TOKENS, batch_size=64)
     seconds = time.perf_counter() - started
     new = sum(len(answer.token_ids) + answer.stopped for answer in answers)
     return {"tokens": new, "seconds": seconds, "answers": [answer.token_ids for answer in answers]}
 
 
-CONTENDERS = {
-    "peak": peak,
-    "guide": guide,
-    "ours": ours,
-    "guide-answers": guide_answers,
-    "our-answers": our_answers,
-}
+CONTENDERS = {"guide": guide, "ours": ours, "guide-answers": guide_answers, "our-answers": our_answers}
+
+
+def contend(job: Job) -> dict[str, Any]:
+    """Run a job's contender in this process; what it measured, and the versions that did the work."""
+    torch.set_num_threads(job.threads)
+    return CONTENDERS[job.contender](job) | {"versions": versions()}
 
 
 if __name__ == "__main__":
-    torch.set_num_threads(THREADS)
-    _, name, file, folder, out = sys.argv
-    measured = CONTENDERS[name](json.loads(Path(file).read_text("utf-8")), Path(folder))
-    Path(out).write_text(json.dumps(measured), "utf-8")
+    Path(sys.argv[2]).write_text(json.dumps(contend(Job.read(Path(sys.argv[1])))), "utf-8")

@@ -1,4 +1,4 @@
-"""TRL's SFTTrainer on the same rows, run by its own environment: `python trl_sft.py NAME ROWS BASE OUT`."""
+"""TRL's SFTTrainer on the same rows, in an environment of its own: `python -m benchmarks.trl_sft JOB OUT`."""
 
 import json
 import sys
@@ -14,11 +14,17 @@ from peft import LoraConfig
 from transformers import AutoModelForCausalLM, AutoTokenizer, TrainerCallback
 from trl import SFTConfig, SFTTrainer
 
+from benchmarks.jobs import LEARNING_RATE, LORA, Job
+from benchmarks.material import prompt_and_completion
 
-def texts(row: dict[str, str]) -> tuple[str, str]:
-    """Prompt and completion in the guide's form."""
-    given = f"输入：{row['input']}\n" if row["input"] else ""
-    return f"指令：{row['instruction']}\n{given}输出：", row["output"]
+MODES: dict[str, dict[str, Any]] = {
+    # One pack a step holds about what four rows do. Four packs a step become one long sequence on a CPU, and were
+    # a quarter to a third slower.
+    "trl-packed": {"packing": True, "packing_strategy": "bfd", "per_device_train_batch_size": 1},
+    # `group_by_length` sorts inside random groups of a quarter of so few rows: 16 rows it would not group at all. Rows
+    # sorted as a whole are the best grouping there is.
+    "trl-grouped": {"train_sampling_strategy": "sequential", "per_device_train_batch_size": 4},
+}
 
 
 class Clock(TrainerCallback):
@@ -27,62 +33,64 @@ class Clock(TrainerCallback):
     started = ended = 0.0
 
     def on_train_begin(self, *_: Any, **__: Any) -> None:
+        """Start."""
         self.started = time.perf_counter()
 
     def on_train_end(self, *_: Any, **__: Any) -> None:
+        """Stop."""
         self.ended = time.perf_counter()
 
 
-def main(name: str, rows: list[dict[str, str]], base: str) -> dict[str, Any]:
-    """Train once over the rows and return tokens and seconds."""
-    torch.set_num_threads(2)
-    tokenizer = AutoTokenizer.from_pretrained(base)
-    pairs = [texts(row) for row in rows]
-    data = Dataset.from_dict({"prompt": [p for p, _ in pairs], "completion": [c for _, c in pairs]})
-    packed = name == "trl-packed"
-    kinds: dict[str, Any] = (
-        {"packing": True, "packing_strategy": "bfd", "per_device_train_batch_size": 1}
-        if packed
-        else {"train_sampling_strategy": "group_by_length", "per_device_train_batch_size": 4}
+def settings(mode: str, folder: str) -> SFTConfig:
+    """TRL's settings: nothing reported, saved or recomputed; its default loss takes logits only where a label is."""
+    return SFTConfig(
+        output_dir=folder,
+        max_length=1024,
+        completion_only_loss=True,
+        num_train_epochs=1,
+        learning_rate=LEARNING_RATE,
+        lr_scheduler_type="constant",
+        gradient_checkpointing=False,
+        bf16=False,
+        fp16=False,
+        use_cpu=True,
+        save_strategy="no",
+        report_to="none",
+        logging_strategy="no",
+        disable_tqdm=True,
+        dataloader_pin_memory=False,
+        **MODES[mode],
     )
+
+
+def train(job: Job) -> dict[str, Any]:
+    """Train once over the rows; what the trainer was really fed is counted afterwards, from its own batches."""
+    tokenizer = AutoTokenizer.from_pretrained(job.base)
+    pairs = [prompt_and_completion(row) for row in job.rows]
+    pairs.sort(key=lambda pair: -sum(len(tokenizer(text)["input_ids"]) for text in pair))
     clock = Clock()
-    with tempfile.TemporaryDirectory() as place:
-        config = SFTConfig(
-            output_dir=place,
-            max_length=1024,
-            completion_only_loss=True,
-            num_train_epochs=1,
-            learning_rate=2e-4,
-            lr_scheduler_type="constant",
-            gradient_checkpointing=False,
-            bf16=False,
-            fp16=False,
-            use_cpu=True,
-            save_strategy="no",
-            report_to="none",
-            logging_strategy="no",
-            disable_tqdm=True,
-            dataloader_pin_memory=False,
-            **kinds,
-        )
-        lora = LoraConfig(
-            r=8, lora_alpha=16, lora_dropout=0.0, target_modules=["q_proj", "v_proj"], task_type="CAUSAL_LM"
-        )
-        model = AutoModelForCausalLM.from_pretrained(base, dtype=torch.float32)
+    with tempfile.TemporaryDirectory() as folder:
         trainer = SFTTrainer(
-            model=model,
-            args=config,
-            train_dataset=data,
+            model=AutoModelForCausalLM.from_pretrained(job.base, dtype=torch.float32),
+            args=settings(job.contender, folder),
+            train_dataset=Dataset.from_dict({"prompt": [p for p, _ in pairs], "completion": [c for _, c in pairs]}),
             processing_class=tokenizer,
-            peft_config=lora,
+            peft_config=LoraConfig(task_type="CAUSAL_LM", **LORA),
             callbacks=[clock],
         )
-        trainer.train()
-    real = sum(len(tokenizer(text)["input_ids"]) for pair in pairs for text in pair) + len(pairs)
-    return {"tokens": real, "seconds": clock.ended - clock.started, "versions": f"trl {version('trl')}"}
+        result = trainer.train()
+        batches = list(trainer.get_train_dataloader())
+    return {
+        "tokens": job.tokens,
+        "seconds": clock.ended - clock.started,
+        "processed": sum(batch["input_ids"].numel() for batch in batches),
+        "labels": sum(int((batch["labels"] != -100).sum()) for batch in batches),
+        "losses": [result.training_loss],
+        "versions": {name: version(name) for name in ("torch", "transformers", "peft", "trl")},
+    }
 
 
 if __name__ == "__main__":
-    _, contender, file, folder, out = sys.argv
-    measured = main(contender, json.loads(Path(file).read_text("utf-8")), folder)
-    Path(out).write_text(json.dumps(measured), "utf-8")
+    job = Job.read(Path(sys.argv[1]))
+    torch.set_num_threads(job.threads)
+    Path(sys.argv[2]).write_text(json.dumps(train(job)), "utf-8")
