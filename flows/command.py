@@ -102,7 +102,7 @@ def retrain(recipe: RecipeFile, overrides: Overrides = None) -> None:
 
 
 @app.command(
-    epilog="Example: [bold]tuneline validate examples/support_desk/records.jsonl --format alpaca[/]\n\n"
+    epilog="Example: [bold]tuneline validate examples/support_desk/train.jsonl --format alpaca[/]\n\n"
     "Next: open the report it names, then put the sources into a recipe under data.train. "
     "Exit code 1 means that the data was refused."
 )
