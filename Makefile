@@ -41,7 +41,7 @@ check: setup ## Lint, format, types, import contracts
 	@$(BIN)/mypy
 	@$(BIN)/lint-imports
 
-bench: setup ## Speed against the guide's recipe and TRL, to benchmarks/results/
+bench: setup ## Speed against the guide's recipe and TRL, to benchmarks/results/; about 15 minutes
 	@$(BIN)/python -m benchmarks
 
 deployments: setup ## Write deployments/prefect.yaml anew from recipes/quickstart.yaml

@@ -36,8 +36,9 @@ class Spread:
         return cls(statistics.median(values), min(values), max(values))
 
     def text(self, form: str) -> str:
-        """`median (low to high)` in a number format."""
-        return f"{self.median:{form}} ({self.low:{form}} to {self.high:{form}})"
+        """`median (low to high)` in a number format; one number where all are the same."""
+        whole = f"{self.median:{form}}"
+        return whole if self.low == self.high else f"{whole} ({self.low:{form}} to {self.high:{form}})"
 
 
 @dataclass(frozen=True)
@@ -130,7 +131,7 @@ def table(findings: Findings, here: Mapping[str, Any], day: str) -> str:
         f"{here['cpu']}, {here['cores']} cores, {here['memory_gb']} GB, Python {here['python']}; "
         + ", ".join(f"{key} {value}" for key, value in versions.items())
         + f"; OMP_WAIT_POLICY: {here['waiting']}.",
-        f"{rounds} rounds, alternating; medians, in brackets the lowest and the highest round. "
+        f"Rounds, alternating: {rounds}; medians, in brackets the lowest and the highest round. "
         f"How to read it: [README](../README.md).",
         "",
         *_warnings(findings),
