@@ -52,7 +52,6 @@ def manifest(evaluated):
         ),
         TokenizedDataset(
             digest="t",
-            base=Path("/b"),
             base_digest="b",
             tokenizer_digest="k",
             template_digest="p",
@@ -65,7 +64,6 @@ def manifest(evaluated):
             digest="w",
             method="lora",
             kind="adapter",
-            base=Path("/b"),
             base_digest="b" * 64,
             steps=100,
             tokens=5000,
@@ -76,7 +74,7 @@ def manifest(evaluated):
             final_training_loss=0.4,
         ),
         evaluated,
-        MergedModel(digest="m", kind="merged", model=Path("model"), model_digest="m", parity=None),
+        MergedModel(digest="m", kind="merged", model_digest="m", parity=None),
         {"training": 0},
     )
 
