@@ -9,7 +9,7 @@ from tasks.artifacts import MergedModel, Parity, TokenizedDataset, TrainedWeight
 from tasks.asking import suite_of
 from tasks.bases import same_base
 from tasks.modeling import merging
-from tasks.modeling.base_model import BaseModelFolder, weights_digest
+from tasks.modeling.base_model import BaseModelFolder
 from tasks.modeling.loading import load_model
 from tasks.pages import shown_progress
 from tasks.preprocess import renderer_of
@@ -17,7 +17,7 @@ from tasks.progress import Advance
 from tasks.prompts import PromptRenderer
 from tasks.recipe import PromptRecipe, Recipe
 from tasks.retries import verb
-from tasks.store import digest
+from tasks.store import digest, weights_digest
 from tasks.workplace import Workplace
 
 VERSION = 1
@@ -91,19 +91,13 @@ def _merge(
     settings = (renderer.stop_ids, recipe.evaluation.max_new_tokens, recipe.evaluation.batch_size, advance)
     model = load_model(base.folder, weights.path("weights"), base.digest, recipe.base.trust_remote_code)
     answers, sequences = merging.answers_and_sequences(model, prompts, *settings)
-    before = [
-        merging.log_probabilities(model, sequence, len(prompt) - 1)
-        for prompt, sequence in zip(prompts, sequences, strict=True)
-    ]
+    before = merging.distributions(model, prompts, sequences)
     merging.merge(model, weights.path("weights"), target)
     del model
     gc.collect()
     again = load_model(target, target, weights_digest(target), recipe.base.trust_remote_code)
     other_answers, _ = merging.answers_and_sequences(again, prompts, *settings)
-    after = [
-        merging.log_probabilities(again, sequence, len(prompt) - 1)
-        for prompt, sequence in zip(prompts, sequences, strict=True)
-    ]
+    after = merging.distributions(again, prompts, sequences)
     return merging.measure(before, after, answers, other_answers)
 
 

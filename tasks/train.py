@@ -11,13 +11,13 @@ from tasks.artifacts import TokenizedDataset, TrainedWeights
 from tasks.bases import same_base
 from tasks.errors import ServiceUnavailable
 from tasks.modeling import events, launch
-from tasks.modeling.base_model import BaseModelFolder, weights_digest
+from tasks.modeling.base_model import BaseModelFolder
 from tasks.modeling.job import JOB, TrainingJob
 from tasks.pages import shown_progress
 from tasks.progress import Meter
 from tasks.recipe import FullMethod, Recipe
 from tasks.retries import verb
-from tasks.store import digest, file_digest
+from tasks.store import digest, file_digest, weights_digest
 from tasks.workplace import Workplace
 
 if TYPE_CHECKING:

@@ -1,18 +1,16 @@
 """Resolve a base model: a carried name, folder, hub name or registry URI in, a verified local folder out."""
 
-import hashlib
 import importlib.util
 import json
 import logging
 import shutil
 from dataclasses import dataclass, replace
-from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
 from tasks.errors import InvalidBaseModel, ServiceUnavailable
 from tasks.recipe import BaseModelRecipe
-from tasks.store import file_digest, files_digest, writable
+from tasks.store import file_digest, files_digest, weights_digest, writable
 
 log = logging.getLogger("tuneline")
 TOKENIZER_FILES = ("tokenizer.json", "tokenizer_config.json", "special_tokens_map.json", "vocab.json", "merges.txt")
@@ -194,20 +192,6 @@ def _check_whole(path: Path) -> None:
             pass
     except SafetensorError as fault:
         raise InvalidBaseModel(f"base.model: {path}: damaged weights ({fault}); copy the file again.") from fault
-
-
-def weights_digest(folder: Path) -> str:
-    """sha256 over the sha256 of each safetensors file in name order; half a second a gigabyte, once a process."""
-    files = sorted(folder.glob("*.safetensors"))
-    return _digest_of(tuple((path, path.stat().st_size, path.stat().st_mtime_ns) for path in files))
-
-
-@lru_cache(maxsize=64)
-def _digest_of(files: tuple[tuple[Path, int, int], ...]) -> str:
-    total = hashlib.sha256()
-    for path, _, _ in files:
-        total.update(bytes.fromhex(file_digest(path)))
-    return total.hexdigest()
 
 
 def tokenizer_digest(folder: Path) -> str:

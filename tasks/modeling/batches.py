@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 import torch
 
-IGNORED = -100
+from tasks.prompts import IGNORED
 
 
 @dataclass(frozen=True)

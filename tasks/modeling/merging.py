@@ -54,6 +54,14 @@ def log_probabilities(model: Any, sequence: Sequence[int], start: int) -> torch.
     return logits.double().log_softmax(-1).cpu()
 
 
+def distributions(
+    model: Any, prompts: Sequence[Sequence[int]], sequences: Sequence[Sequence[int]]
+) -> list[torch.Tensor]:
+    """The log probabilities of each sequence from its prompt's last token on."""
+    pairs = zip(prompts, sequences, strict=True)
+    return [log_probabilities(model, sequence, len(prompt) - 1) for prompt, sequence in pairs]
+
+
 def measure(
     reference: Sequence[torch.Tensor],
     other: Sequence[torch.Tensor],

@@ -237,9 +237,9 @@ class Training:
         if hasattr(self.plain, "peft_config"):
             for config in self.plain.peft_config.values():
                 config.base_model_name_or_path = job.base_name
-        self.plain.save_pretrained(weights, save_embedding_layers=False) if hasattr(
-            self.plain, "peft_config"
-        ) else self.plain.save_pretrained(weights)
+            self.plain.save_pretrained(weights, save_embedding_layers=False)
+        else:
+            self.plain.save_pretrained(weights)
         AutoTokenizer.from_pretrained(job.tokenizer).save_pretrained(weights)
         (weights / "origin.json").write_text(json.dumps(job.origin, indent=1), "utf-8")
         summary = asdict(progress) | {

@@ -75,8 +75,6 @@ def main(path: Path) -> Exit:
     from tasks.errors import TrainingDiverged
     from tasks.modeling.training import Interrupted, Training
 
-    if job.parent and torch.cuda.is_available() is False:
-        torch.set_num_threads(int(os.environ.get("OMP_NUM_THREADS", torch.get_num_threads())))
     try:
         with alone(job.folder):
             Training(job, stop).run()

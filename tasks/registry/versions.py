@@ -17,7 +17,7 @@ from filelock import FileLock
 from tasks.errors import UnknownVersion, WorkRefused
 from tasks.registry.packaging import DIGEST_TAG, Kind, Package, local_folder, log_model
 from tasks.registry.tracking import MlflowRun, connect, service
-from tasks.store import writable
+from tasks.store import weights_digest, writable
 
 
 def register_model(
@@ -72,15 +72,6 @@ def base_config(base_model: str, folder: Path) -> dict[str, str]:
     `base_model` is `models:/<base_name>/<version>` or `<hub id>@<revision>`; `folder` holds the same weights here.
     """
     return {"base_model": base_model, "base_digest": weights_digest(folder)}
-
-
-def weights_digest(folder: Path) -> str:
-    """sha256 over the sha256 of each safetensors file; `serve_model.py` computes the same when an adapter is loaded."""
-    total = hashlib.sha256()
-    for path in sorted(folder.glob("*.safetensors")):
-        with path.open("rb") as stream:
-            total.update(hashlib.file_digest(stream, "sha256").digest())
-    return total.hexdigest()
 
 
 def tie(tracking_uri: str, name: str, version: int, adapter_name: str, adapter_version: int) -> None:
