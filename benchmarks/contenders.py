@@ -123,7 +123,8 @@ def write_examples(job: Job, folder: Path) -> list[Any]:
 def training_job(job: Job, folder: Path) -> Any:
     """What the training process is told."""
     from tasks.modeling.job import TrainingJob
-    from tasks.recipe import LoraMethod, Precision, Schedule, TrainingRecipe
+    from tasks.recipe import ComputeRecipe, Precision, Schedule, TrainingRecipe
+    from tasks.recipe_methods import LoraMethod
 
     method = LoraMethod(
         rank=LORA["r"],
@@ -137,7 +138,6 @@ def training_job(job: Job, folder: Path) -> Any:
         learning_rate=LEARNING_RATE,
         schedule=Schedule.constant,
         warmup_ratio=0.0,
-        precision=Precision.fp32,
         checkpoint_seconds=3600,
     )
     return TrainingJob(
@@ -145,6 +145,7 @@ def training_job(job: Job, folder: Path) -> Any:
         base=job.base,
         base_name=job.base.name,
         trust_remote_code=False,
+        compute=ComputeRecipe(precision=Precision.fp32),
         train=folder / "train.parquet",
         validation=folder / "validation.parquet",
         tokenizer=job.base,

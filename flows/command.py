@@ -252,7 +252,7 @@ def fetch_base(name: Annotated[str, typer.Argument(metavar="NAME", help="A model
 
 @app.command(
     epilog="Example: [bold]tuneline doctor[/]\n\nNext: put the advice into a recipe, for example "
-    "[bold]--set training.precision=fp32[/]. Exit code 1 means that something essential is broken."
+    "[bold]--set compute.precision=fp32[/]. Exit code 1 means that something essential is broken."
 )
 def doctor() -> None:
     """Check this machine: versions, memory, GPUs, number formats that are fast here, servers, state folder."""

@@ -146,7 +146,7 @@ def devices() -> Iterator[Finding]:
     best = max(speeds, key=lambda name: speeds[name])
     gain = speeds[best] / speeds["fp32"]
     # A narrower format costs accuracy: it has to be clearly faster to be worth a try.
-    advice = "Use fp32." if gain < 1.2 else f"{best} is {gain:.1f} × as fast as fp32: try training.precision={best}."
+    advice = "Use fp32." if gain < 1.2 else f"{best} is {gain:.1f} × as fast as fp32: try compute.precision={best}."
     measured = ", ".join(f"{name} {speed:,.0f}" for name, speed in speeds.items())
     yield Finding("matrix products", f"GFLOP/s on {device}: {measured}. {advice}")
     methods = "lora, full" if device == "cuda" else "lora; full for small models (16 bytes a parameter)"

@@ -1,32 +1,12 @@
-"""Every knob of a retraining: one pydantic model a stage, composed into a Recipe.
-
-Models are frozen and closed, so a misspelt key fails before anything is spent. The shape of the unions is decided by
-Prefect's run form: see docs/decisions/0003-the-run-form.md.
-"""
+"""Every knob of a retraining: one pydantic model a stage, composed into a Recipe."""
 
 from enum import StrEnum
-from typing import Annotated, Any, Literal, Self
+from typing import Any, Self
 
-from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
+from pydantic import ConfigDict, Field, field_validator, model_validator
 
-
-def as_tabs(schema: dict[str, Any]) -> None:
-    """Keep Python's default and discriminator, hide them from the form: it would merge the default into other tabs."""
-    schema.pop("default", None)
-    schema.pop("discriminator", None)
-    if "oneOf" in schema:
-        schema["anyOf"] = schema.pop("oneOf")
-
-
-def kind(value: str) -> Any:
-    """A field with one allowed value, shown in the form as a fixed choice instead of a text box."""
-    return Field(value, title="Kind", description="Fixed by the tab.", json_schema_extra={"enum": [value]})
-
-
-class Stage(BaseModel):
-    """One closed, frozen part of a recipe."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
+from tasks.recipe_form import Stage
+from tasks.recipe_methods import LoraMethod, Method, PrefixTuningMethod
 
 
 class BaseModelRecipe(Stage):
@@ -156,46 +136,12 @@ class PromptRecipe(Stage):
         return self
 
 
-class LoraMethod(Stage):
-    """Low-rank update matrices beside frozen weights."""
-
-    model_config = ConfigDict(title="LoRA")
-    type: Literal["lora"] = kind("lora")
-    rank: int = Field(16, ge=1, le=1024, title="Rank", description="Rank of the update matrices.")
-    alpha: int = Field(32, ge=1, title="Alpha", description="Updates are scaled by alpha / rank.")
-    dropout: float = Field(
-        0.05, ge=0, lt=1, title="Dropout", description="Share of the update's inputs dropped in training."
-    )
-    target_modules: list[str] = Field(
-        ["all-linear"], min_length=1, title="Target modules", description="Layer names, or all-linear."
-    )
-
-
-class FullMethod(Stage):
-    """Every weight is trained."""
-
-    model_config = ConfigDict(title="Full fine-tuning")
-    type: Literal["full"] = kind("full")
-
-
-Method = Annotated[LoraMethod | FullMethod, Field(discriminator="type", json_schema_extra=as_tabs)]
-
-
 class Schedule(StrEnum):
     """How the learning rate goes on after the warm-up."""
 
     linear = "linear"
     cosine = "cosine"
     constant = "constant"
-
-
-class Precision(StrEnum):
-    """Number format of the matrix products."""
-
-    auto = "auto"
-    fp32 = "fp32"
-    bf16 = "bf16"
-    fp16 = "fp16"
 
 
 class TrainingRecipe(Stage):
@@ -211,7 +157,9 @@ class TrainingRecipe(Stage):
     gradient_accumulation: int = Field(
         1, ge=1, title="Gradient accumulation", description="Forward passes in one optimiser step."
     )
-    learning_rate: float = Field(2e-4, gt=0, le=1, title="Learning rate", description="Highest learning rate.")
+    learning_rate: float = Field(
+        0, ge=0, le=1, title="Learning rate", description="Highest learning rate; 0 means the method's starting value."
+    )
     schedule: Schedule = Field(Schedule.linear, title="Schedule", description="Learning rate after the warm-up.")
     warmup_ratio: float = Field(0.03, ge=0, lt=1, title="Warm-up", description="Share of the steps with a rising rate.")
     weight_decay: float = Field(0.0, ge=0, lt=1, title="Weight decay", description="AdamW's decoupled weight decay.")
@@ -230,8 +178,46 @@ class TrainingRecipe(Stage):
     checkpoint_seconds: int = Field(
         60, ge=1, title="Checkpoint interval", description="Seconds of work a crash may cost at most."
     )
+
+    @property
+    def highest_rate(self) -> float:
+        """The learning rate after the warm-up: the recipe's, or the method's own."""
+        return self.learning_rate or self.method.starting_rate
+
+
+class Precision(StrEnum):
+    """Number format of the matrix products."""
+
+    auto = "auto"
+    fp32 = "fp32"
+    bf16 = "bf16"
+    fp16 = "fp16"
+
+
+class Strategy(StrEnum):
+    """How the state of a training is spread over processes."""
+
+    replicated = "replicated"
+    fsdp2 = "fsdp2"
+    zero2 = "zero2"
+    zero3 = "zero3"
+
+
+class ComputeRecipe(Stage):
+    """On how many processes, in which number format, and how memory is saved."""
+
+    model_config = ConfigDict(title="Compute")
     precision: Precision = Field(Precision.auto, title="Precision", description="auto chooses by device.")
     gradient_checkpointing: bool = Field(False, title="Gradient checkpointing", description="Less memory, more time.")
+    processes: int = Field(
+        1, ge=1, title="Processes", description="On all machines together; one a GPU. They share each step's packs."
+    )
+    machines: int = Field(1, ge=1, title="Machines", description="More than one needs MASTER_ADDR and NODE_RANK set.")
+    strategy: Strategy = Field(
+        Strategy.replicated,
+        title="Strategy",
+        description="replicated: each process holds all; fsdp2, zero2, zero3 share out optimiser, gradients, weights.",
+    )
 
 
 class MetricName(StrEnum):
@@ -322,6 +308,7 @@ class Recipe(Stage):
     data: DataRecipe = Field(title="Data", description="Where records come from.")
     prompt: PromptRecipe = Field(PromptRecipe(), title="Prompt", description="How messages become tokens.")
     training: TrainingRecipe = Field(TrainingRecipe(), title="Training", description="How the weights are fitted.")
+    compute: ComputeRecipe = Field(ComputeRecipe(), title="Compute", description="Where and how it is computed.")
     evaluation: EvaluationRecipe = Field(EvaluationRecipe(), title="Evaluation", description="How models are compared.")
     merging: MergingRecipe = Field(MergingRecipe(), title="Merging", description="What a merge must prove.")
     serving: ServingRecipe = Field(ServingRecipe(), title="Serving", description="Defaults of the registered model.")
@@ -332,6 +319,21 @@ class Recipe(Stage):
     @classmethod
     def _a_base_may_be_just_a_name(cls, value: Any) -> Any:
         return {"model": value} if isinstance(value, str) else value
+
+    @model_validator(mode="after")
+    def _compute_fits_the_method(self) -> Self:
+        method, compute = self.training.method, self.compute
+        if isinstance(method, PrefixTuningMethod) and compute.gradient_checkpointing:
+            raise ValueError(
+                "compute.gradient_checkpointing contradicts training.method prefix_tuning: the prefix lives in the "
+                "cache, which checkpointing throws away"
+            )
+        if method.quantisation and compute.strategy in (Strategy.fsdp2, Strategy.zero3):
+            raise ValueError(
+                f"compute.strategy {compute.strategy.value} contradicts training.method {method.type}: quantised "
+                "weights cannot be cut into shares; use replicated or zero2"
+            )
+        return self
 
     @model_validator(mode="after")
     def _a_pack_holds_the_longest_example(self) -> Self:

@@ -15,7 +15,7 @@ from tasks.modeling.base_model import BaseModelFolder
 from tasks.modeling.job import JOB, TrainingJob
 from tasks.pages import shown_progress
 from tasks.progress import Meter
-from tasks.recipe import FullMethod, Recipe
+from tasks.recipe import Recipe
 from tasks.retries import verb
 from tasks.store import digest, file_digest, weights_digest
 from tasks.workplace import Workplace
@@ -23,7 +23,7 @@ from tasks.workplace import Workplace
 if TYPE_CHECKING:
     from tasks.registry.tracking import MlflowRun, Point
 
-VERSION = 1
+VERSION = 2
 SEND_EVERY_SECONDS = 15.0
 NOT_PART_OF_THE_RESULT = {"checkpoint_seconds"}
 log = logging.getLogger("tuneline")
@@ -38,6 +38,7 @@ def train(tokenized: TokenizedDataset, recipe: Recipe, place: Workplace) -> Trai
         "data": tokenized.digest,
         "base": base.digest,
         "recipe": recipe.training.model_dump(mode="json", exclude=NOT_PART_OF_THE_RESULT),
+        "compute": recipe.compute,
         "seed": recipe.seed,
     }
     with shown_progress(f"{recipe.name} train", 1, "steps") as meter:
@@ -134,10 +135,13 @@ def _build(
         validation=tokenized.path("validation.parquet"),
         tokenizer=tokenized.path("tokenizer"),
         recipe=recipe.training,
+        compute=recipe.compute,
         seed=recipe.seed,
         origin={
             "base": base.digest,
             "base_name": base.name,
+            "base_revision": base.hub_revision,
+            "quantisation": recipe.training.method.quantisation,
             "tokenizer": base.tokenizer_digest,
             "template": tokenized.template_digest,
             "system": recipe.prompt.system,
@@ -145,14 +149,13 @@ def _build(
     )
     summary = launch.train(job, follower)
     # Only the trainer needs these, and it is done.
-    for name in ("checkpoints", "best"):
+    for name in ("checkpoints", "best", "start"):
         shutil.rmtree(folder / name, ignore_errors=True)
-    full = isinstance(recipe.training.method, FullMethod)
     origin = file_digest(folder / "weights" / "origin.json")
     return TrainedWeights(
         digest=digest([weights_digest(folder / "weights"), origin]),
         method=recipe.training.method.type,
-        kind="full" if full else "adapter",
+        kind=recipe.training.method.gives,
         base_digest=base.digest,
         steps=summary["step"],
         tokens=summary["tokens"],
@@ -162,6 +165,8 @@ def _build(
         best_validation_loss=summary["best_loss"],
         final_training_loss=summary["final_loss"],
         stopped_early=summary["stopped_early"],
+        peak_memory=summary["peak_memory"],
+        not_merged=recipe.training.method.not_merged,
     )
 
 

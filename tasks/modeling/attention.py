@@ -41,25 +41,37 @@ def document_attention(
 ) -> tuple[torch.Tensor, None]:
     """Causal attention inside each document of a pack.
 
-    query is (1, heads, tokens, size), key and value (1, key-value heads, tokens, size); the result is
-    (1, tokens, heads, size). `document_ends` are the positions after each document's last token, ascending.
+    query is (1, heads, tokens, size), key and value (1, key-value heads, prefix + tokens, size), where every document
+    reads the prefix, if there is one; the result is (1, tokens, heads, size). `document_ends` are the positions after
+    each document's last token, ascending.
     """
     ends = list(document_ends) or [query.shape[2]]
     if sliding_window and max(end - start for start, end in zip([0, *ends], ends, strict=False)) > sliding_window:
         raise ValueError(
             f"a document is longer than the model's sliding window ({sliding_window}); lower prompt.max_length"
         )
-    grouped = key.shape[1] != query.shape[1]
+    prefix = key.shape[2] - query.shape[2]
     pieces = [
         scaled_dot_product_attention(
             query[:, :, start:end],
-            key[:, :, start:end],
-            value[:, :, start:end],
+            _document(key, prefix, start, end),
+            _document(value, prefix, start, end),
+            attn_mask=_after_prefix(prefix, end - start, query.device) if prefix else None,
             dropout_p=dropout if module.training else 0.0,
             scale=scaling,
-            is_causal=True,
-            enable_gqa=grouped,
+            is_causal=not prefix,
+            enable_gqa=key.shape[1] != query.shape[1],
         )
         for start, end in zip([0, *ends], ends, strict=False)
     ]
     return torch.cat(pieces, dim=2).transpose(1, 2), None
+
+
+def _document(states: torch.Tensor, prefix: int, start: int, end: int) -> torch.Tensor:
+    own = states[:, :, prefix + start : prefix + end]
+    return torch.cat([states[:, :, :prefix], own], dim=2) if prefix else own
+
+
+def _after_prefix(prefix: int, tokens: int, device: torch.device) -> torch.Tensor:
+    """(tokens, prefix + tokens): everything of the prefix, then causal."""
+    return torch.ones(tokens, prefix + tokens, dtype=torch.bool, device=device).tril(prefix)

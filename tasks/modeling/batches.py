@@ -107,20 +107,3 @@ def collate(examples: Sequence[tuple[Sequence[int], Sequence[int]]]) -> Pack:
                 targets.append(labels[place])
         ends.append(len(ids))
     return Pack(torch.tensor([ids]), torch.tensor([positions]), ends, torch.tensor(keep), torch.tensor(targets))
-
-
-def pack_loss(model: torch.nn.Module, pack: Pack) -> torch.Tensor:
-    """Sum of the negative log likelihoods of a pack's labels, in nats; a scalar in fp32."""
-    return pack_losses(model, pack).sum()
-
-
-def pack_losses(model: torch.nn.Module, pack: Pack) -> torch.Tensor:
-    """Negative log likelihood of each label of a pack, (labels,), in fp32."""
-    logits = model(
-        input_ids=pack.input_ids,
-        position_ids=pack.position_ids,
-        document_ends=pack.document_ends,
-        logits_to_keep=pack.keep,
-        use_cache=False,
-    ).logits
-    return torch.nn.functional.cross_entropy(logits[0].float(), pack.targets, reduction="none")

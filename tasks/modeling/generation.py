@@ -6,7 +6,9 @@ from typing import Any
 
 import torch
 
-from tasks.modeling.batches import collate, fill, pack_losses
+from tasks.modeling import soft_prompts
+from tasks.modeling.batches import collate, fill
+from tasks.modeling.losses import pack_losses
 from tasks.progress import Advance, silent
 from tasks.prompts import IGNORED
 
@@ -56,17 +58,19 @@ def _generate_batch(
     pad = next(iter(stop_ids))
     ids = torch.tensor([[pad] * (width - len(row)) + list(row) for row in rows], device=model.device)
     mask = torch.tensor([[0] * (width - len(row)) + [1] * len(row) for row in rows], device=model.device)
+    options: dict[str, Any] = {
+        "do_sample": False,
+        "max_new_tokens": max_new_tokens,
+        "eos_token_id": sorted(stop_ids),
+        "pad_token_id": pad,
+        "use_cache": True,
+    }
     with torch.inference_mode():
-        output = model.generate(
-            input_ids=ids,
-            attention_mask=mask,
-            do_sample=False,
-            max_new_tokens=max_new_tokens,
-            eos_token_id=sorted(stop_ids),
-            pad_token_id=pad,
-            use_cache=True,
-        )
-    return [_until_stop(new, stop_ids) for new in output[:, width:].tolist()]
+        if soft_prompts.is_soft(model):
+            new = soft_prompts.generate(model, ids, mask, **options)
+        else:
+            new = model.generate(input_ids=ids, attention_mask=mask, **options)[:, width:]
+    return [_until_stop(row, stop_ids) for row in new.tolist()]
 
 
 def _until_stop(new: list[int], stop_ids: frozenset[int]) -> GeneratedAnswer:
@@ -81,12 +85,13 @@ def reference_nll(
 ) -> list[tuple[float, int]]:
     """For each example (ids, labels): the sum of its labels' negative log likelihoods in nats, and their number.
 
-    The model must have been loaded with a mask-free sequence a document; each document is run by itself in length
-    order.
+    A pack is told apart into documents by its positions; with a prefix in the cache it cannot be, and holds one.
     """
     results: list[tuple[float, int]] = []
+    alone = soft_prompts.is_soft(model) and soft_prompts.is_prefix(model)
+    lengths = [len(ids) for ids, _ in examples]
     with torch.inference_mode():
-        for numbers in fill(range(len(examples)), [len(ids) for ids, _ in examples], NEVER_TOKENS):
+        for numbers in fill(range(len(examples)), lengths, 1 if alone else NEVER_TOKENS):
             chosen = [examples[number] for number in numbers]
             losses = pack_losses(model, collate(chosen).to(model.device))
             counts = [sum(label != IGNORED for label in labels[1:]) for _, labels in chosen]

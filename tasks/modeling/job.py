@@ -1,10 +1,11 @@
 """What the training process is told: one JSON file in its folder; everything it needs and nothing else."""
 
 from pathlib import Path
+from typing import Any
 
 from pydantic import BaseModel, ConfigDict
 
-from tasks.recipe import TrainingRecipe
+from tasks.recipe import ComputeRecipe, TrainingRecipe
 
 JOB = "job.json"
 
@@ -22,9 +23,10 @@ class TrainingJob(BaseModel):
     validation: Path
     tokenizer: Path
     recipe: TrainingRecipe
+    compute: ComputeRecipe = ComputeRecipe()
     seed: int
-    origin: dict[str, str]
-    """What the weights are bound to: digests of base, tokenizer and template, written beside them."""
+    origin: dict[str, Any]
+    """What the weights are bound to: base (digest, name, revision, quantisation), tokenizer, template; kept beside them."""
     micro_batch_divisor: int = 1
     """Raised after running out of memory: packs of batch_tokens / divisor, with the same examples a step."""
     learning_rate_scale: float = 1.0

@@ -6,6 +6,7 @@ from typing import Any
 
 from tasks.errors import InvalidBaseModel, WorkRefused
 from tasks.modeling.methods import load_base
+from tasks.modeling.saving import ORIGIN
 
 ADAPTER_CONFIG = "adapter_config.json"
 
@@ -13,19 +14,31 @@ ADAPTER_CONFIG = "adapter_config.json"
 def load_model(base: Path, weights: Path | None, base_digest: str, trust_remote_code: bool = False) -> Any:
     """The base alone, the base with an adapter, or full weights: whatever `weights` holds; in evaluation mode.
 
+    An adapter's base is quantised as it was in training.
+
     Raises InvalidBaseModel when an adapter was trained on another base.
     """
     if weights is None or not (weights / ADAPTER_CONFIG).exists():
         return _plainly_greedy(load_base(weights or base, trust_remote_code=trust_remote_code).eval())
-    trained_on = json.loads((weights / "origin.json").read_text("utf-8"))["base"]
-    if trained_on != base_digest:
+    origin = origin_of(weights)
+    if origin["base"] != base_digest:
         raise InvalidBaseModel(
-            f"{weights}: the adapter was trained on base {trained_on}, not on {base} ({base_digest})."
+            f"{weights}: the adapter was trained on base {origin['base']}, not on {base} ({base_digest})."
         )
+    loaded = load_base(base, trust_remote_code=trust_remote_code, quantisation=origin.get("quantisation"))
+    return with_adapter(_plainly_greedy(loaded), weights)
+
+
+def with_adapter(model: Any, weights: Path) -> Any:
+    """A loaded base with a saved adapter on it, in evaluation mode."""
     from peft import PeftModel
 
-    loaded = _plainly_greedy(load_base(base, trust_remote_code=trust_remote_code))
-    return PeftModel.from_pretrained(loaded, weights).eval()
+    return PeftModel.from_pretrained(model, weights).eval()
+
+
+def origin_of(weights: Path) -> dict[str, Any]:
+    """What saved weights are bound to: base (digest, name, revision, quantisation), tokenizer, template, system."""
+    return dict(json.loads((weights / ORIGIN).read_text("utf-8")))
 
 
 def _plainly_greedy(model: Any) -> Any:

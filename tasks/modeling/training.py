@@ -17,11 +17,12 @@ from typing import Any
 import torch
 
 from tasks.errors import TrainingDiverged
-from tasks.modeling import checkpoints
-from tasks.modeling.batches import Pack, collate, fill, pack_loss, plan
+from tasks.modeling import checkpoints, saving
+from tasks.modeling.batches import Pack, collate, fill, plan
 from tasks.modeling.events import EVENTS, EventLog
 from tasks.modeling.job import TrainingJob
-from tasks.modeling.methods import autocast_dtype, device, load_for_training, trainable
+from tasks.modeling.losses import pack_loss
+from tasks.modeling.methods import autocast_dtype, count, device, load_for_training, trainable
 from tasks.recipe import Schedule
 
 Examples = Sequence[tuple[list[int], list[int]]]
@@ -77,10 +78,11 @@ class Training:
 
         recipe = job.recipe
         self.job, self.recipe, self.stop = job, recipe, stop
-        precision = autocast_dtype(recipe.precision, device())
+        precision = autocast_dtype(job.compute.precision, device())
         self.accelerator = Accelerator(mixed_precision=PRECISIONS[precision])
         torch.manual_seed(job.seed)
-        model = load_for_training(job.base, recipe.method, recipe.gradient_checkpointing, job.trust_remote_code)
+        model = load_for_training(job.base, recipe.method, job.compute, job.trust_remote_code)
+        self.start = saving.keep_start(model, job.folder / "start")
         self.examples, self.validation = read_examples(job.train), read_examples(job.validation)
         self.plan = plan(
             [len(ids) for ids, _ in self.examples],
@@ -92,7 +94,7 @@ class Training:
             job.micro_batch_divisor,
         )
         optimizer = torch.optim.AdamW(
-            trainable(model).values(), lr=recipe.learning_rate, weight_decay=recipe.weight_decay
+            trainable(model).values(), lr=recipe.highest_rate, weight_decay=recipe.weight_decay
         )
         self.model, self.optimizer = self.accelerator.prepare(model, optimizer)
         self.parameters = list(trainable(self.model).values())
@@ -120,7 +122,7 @@ class Training:
             steps=total,
             tokens=sum(len(ids) for ids, _ in self.examples),
             trainable_parameters=sum(parameter.numel() for parameter in self.parameters),
-            parameters=sum(parameter.numel() for parameter in self.plain.parameters()),
+            parameters=count(self.plain),
         )
         every = max(1, math.ceil(total / self.recipe.validations))
         while progress.step < total and not progress.stopped_early:
@@ -140,7 +142,7 @@ class Training:
         started = time.monotonic()
         torch.manual_seed(self.job.seed * 1_000_003 + number)
         scale = learning_rate(number, total, self.recipe.warmup_ratio, self.recipe.schedule)
-        rate = self.recipe.learning_rate * self.job.learning_rate_scale * scale
+        rate = self.recipe.highest_rate * self.job.learning_rate_scale * scale
         for group in self.optimizer.param_groups:
             group["lr"] = rate
         packs = [collate([self.examples[example] for example in pack]) for pack in self.plan.steps[number]]
@@ -227,23 +229,13 @@ class Training:
         """Write `weights/`: adapter or model, the tokenizer with its template, and what they are bound to."""
         if not self.accelerator.is_main_process:
             return
-        from transformers import AutoTokenizer
-
         job, progress = self.job, self.progress
         if progress.best_loss is not None:
             checkpoints.load_weights(self.plain, job.folder / "best")
-        weights = job.folder / "weights"
-        self.plain.config.use_cache = True
-        if hasattr(self.plain, "peft_config"):
-            for config in self.plain.peft_config.values():
-                config.base_model_name_or_path = job.base_name
-            self.plain.save_pretrained(weights, save_embedding_layers=False)
-        else:
-            self.plain.save_pretrained(weights)
-        AutoTokenizer.from_pretrained(job.tokenizer).save_pretrained(weights)
-        (weights / "origin.json").write_text(json.dumps(job.origin, indent=1), "utf-8")
+        saving.save(self.plain, job.tokenizer, job.folder / "weights", job.origin, self.start)
         summary = asdict(progress) | {
             "trainable_parameters": sum(parameter.numel() for parameter in self.parameters),
+            "peak_memory": saving.peak_memory(),
             "final_loss": sum(progress.losses) / max(1, len(progress.losses)),
         }
         (job.folder / "summary.json").write_text(json.dumps(summary, indent=1), "utf-8")

@@ -100,10 +100,11 @@ def test_our_prompt_is_the_guides_and_only_answers_carry_labels(
 
 def test_weights_are_counted_as_the_model_has_them(tiny_base: Path, tmp_path: Path) -> None:
     from tasks.modeling.methods import load_for_training
+    from tasks.recipe import ComputeRecipe
 
     config = AutoConfig.from_pretrained(tiny_base).to_dict()
     recipe = training_job(job(tiny_base, []), tmp_path).recipe
-    model = load_for_training(tiny_base, recipe.method, checkpointing=False)
+    model = load_for_training(tiny_base, recipe.method, ComputeRecipe())
     moved = sum(p.numel() for p in model.parameters() if p.requires_grad)
     frozen = sum(p.numel() for n, p in model.named_parameters() if n.endswith("proj.weight") or "base_layer" in n)
     assert (linear_weights(config), adapter_weights(config, LORA["r"])) == (frozen, moved)
@@ -114,12 +115,14 @@ def test_the_products_are_those_that_torch_counts_forward_and_backward(
 ) -> None:
     from torch.utils.flop_counter import FlopCounterMode
 
-    from tasks.modeling.batches import collate, pack_loss
+    from tasks.modeling.batches import collate
+    from tasks.modeling.losses import pack_loss
     from tasks.modeling.methods import load_for_training
+    from tasks.recipe import ComputeRecipe
 
     told = job(tiny_base, colour_rows[:6])
     examples = write_examples(told, tmp_path)
-    model = load_for_training(tiny_base, training_job(told, tmp_path).recipe.method, checkpointing=False)
+    model = load_for_training(tiny_base, training_job(told, tmp_path).recipe.method, ComputeRecipe())
     with FlopCounterMode(display=False) as counter:
         pack_loss(model, collate([(e.input_ids, e.labels) for e in examples])).backward()
     config = AutoConfig.from_pretrained(tiny_base).to_dict()

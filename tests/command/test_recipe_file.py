@@ -5,7 +5,8 @@ import yaml
 
 from flows.recipe_page import recipe_page
 from tasks.errors import InvalidRecipe
-from tasks.recipe import FullMethod, LoraMethod, Precision
+from tasks.recipe import Precision
+from tasks.recipe_methods import FullMethod, LoraMethod
 from tasks.recipe_file import build_recipe, load_recipe
 
 SMALL = "name: desk\ndata:\n  train: [a.jsonl]\n"
@@ -108,9 +109,9 @@ def test_a_missing_recipe_names_those_beside_it(write) -> None:
 
 
 def test_overrides_are_typed_and_reach_what_the_file_leaves_out(write) -> None:
-    told = ["training.max_steps=5", "training.precision=fp32", "base.model=folder", "training.method={type: full}"]
+    told = ["training.max_steps=5", "compute.precision=fp32", "base.model=folder", "training.method={type: full}"]
     recipe = load_recipe(write("base: some-model\n" + SMALL), told)
-    assert (recipe.training.max_steps, recipe.training.precision) == (5, Precision.fp32)
+    assert (recipe.training.max_steps, recipe.compute.precision) == (5, Precision.fp32)
     assert (recipe.base.model, recipe.training.method) == ("folder", FullMethod())
 
 

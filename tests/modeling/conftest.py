@@ -11,7 +11,8 @@ from transformers import AutoTokenizer
 
 from tasks.modeling.job import TrainingJob
 from tasks.prompts import Example, PromptRenderer
-from tasks.recipe import LoraMethod, PromptRecipe, TrainingRecipe
+from tasks.recipe import PromptRecipe, TrainingRecipe
+from tasks.recipe_methods import LoraMethod
 
 
 @pytest.fixture(scope="session")

@@ -15,7 +15,8 @@ from tasks.modeling.job import TrainingJob
 from tasks.modeling.loading import load_model, prove_live, stop_ids
 from tasks.modeling.training import Training
 from tasks.prompts import Example, PromptRenderer
-from tasks.recipe import BaseModelRecipe, LoraMethod, MergingRecipe, PromptRecipe
+from tasks.recipe import BaseModelRecipe, MergingRecipe, PromptRecipe
+from tasks.recipe_methods import LoraMethod
 
 Make = Callable[..., TrainingJob]
 

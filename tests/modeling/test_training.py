@@ -13,12 +13,14 @@ from safetensors.torch import load_file
 
 from tasks.errors import OutOfMemory, TrainingDiverged, WorkerDied
 from tasks.modeling import events, launch
-from tasks.modeling.batches import collate, pack_losses
+from tasks.modeling.batches import collate
+from tasks.modeling.losses import pack_losses
 from tasks.modeling.job import JOB, TrainingJob
 from tasks.modeling.methods import load_base, load_for_training, trainable
 from tasks.modeling.training import Interrupted, Training, read_examples
 from tasks.prompts import IGNORED, Example
-from tasks.recipe import FullMethod, LoraMethod, Schedule
+from tasks.recipe import ComputeRecipe, Schedule
+from tasks.recipe_methods import FullMethod, LoraMethod
 
 Make = Callable[..., TrainingJob]
 
@@ -32,7 +34,7 @@ def weights(job: TrainingJob) -> dict[str, torch.Tensor]:
 
 
 def test_documents_in_a_pack_do_not_read_each_other(tiny_base: Path, examples: list[Example]) -> None:
-    model = load_for_training(tiny_base, FullMethod(), checkpointing=False)
+    model = load_for_training(tiny_base, FullMethod(), ComputeRecipe())
     rows = [(example.input_ids, example.labels) for example in examples[:5]]
     with torch.inference_mode():
         packed = pack_losses(model, collate(rows))
@@ -41,7 +43,7 @@ def test_documents_in_a_pack_do_not_read_each_other(tiny_base: Path, examples: l
 
 
 def test_a_pack_gives_the_losses_of_the_plain_model(tiny_base: Path, examples: list[Example]) -> None:
-    model, plain = load_for_training(tiny_base, FullMethod(), checkpointing=False), load_base(tiny_base)
+    model, plain = load_for_training(tiny_base, FullMethod(), ComputeRecipe()), load_base(tiny_base)
     example = examples[0]
     with torch.inference_mode():
         ours = pack_losses(model, collate([(example.input_ids, example.labels)])).mean()
@@ -64,7 +66,8 @@ def test_training_lowers_the_loss_and_moves_only_what_the_method_trains(
 
 
 def test_gradient_checkpointing_changes_memory_not_losses(job: Make) -> None:
-    plain, checkpointed = job("plain", max_steps=4), job("checkpointed", max_steps=4, gradient_checkpointing=True)
+    plain, checkpointed = job("plain", max_steps=4), job("checkpointed", max_steps=4)
+    checkpointed = checkpointed.model_copy(update={"compute": ComputeRecipe(gradient_checkpointing=True)})
     Training(plain).run()
     Training(checkpointed).run()
     one, other = ([point["loss"] for point in points(made, "step")] for made in (plain, checkpointed))

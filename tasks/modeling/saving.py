@@ -1,0 +1,54 @@
+"""Trained weights in, a folder that stands for them out: safetensors, tokenizer, and what they are bound to."""
+
+import json
+import resource
+import sys
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+
+ORIGIN = "origin.json"
+
+
+def keep_start(model: Any, folder: Path) -> Path | None:
+    """Save an adapter as PiSSA starts it, before the first step; None where a plain adapter starts from nothing.
+
+    PiSSA takes the weights' largest part out of the base. With its start known, the saved adapter can be the
+    difference to it: a plain LoRA of twice the rank on the base as it is, that nobody has to take apart again.
+    """
+    configs = getattr(model, "peft_config", {}).values()
+    if not any(getattr(config, "init_lora_weights", None) == "pissa" for config in configs):
+        return None
+    model.save_pretrained(folder)
+    return folder
+
+
+def save(model: Any, tokenizer: Path, folder: Path, origin: Mapping[str, Any], start: Path | None = None) -> None:
+    """Write the adapter, or the whole model, with its tokenizer and template, and `origin.json`.
+
+    `start` is what `keep_start` gave.
+    """
+    from transformers import AutoTokenizer
+
+    model.config.use_cache = True
+    if hasattr(model, "peft_config"):
+        for config in model.peft_config.values():
+            config.base_model_name_or_path = origin.get("base_name")
+            config.revision = origin.get("base_revision") or None
+        model.save_pretrained(
+            folder, save_embedding_layers=False, path_initial_model_for_weight_conversion=str(start) if start else None
+        )
+    else:
+        model.save_pretrained(folder)
+    AutoTokenizer.from_pretrained(tokenizer).save_pretrained(folder)
+    (folder / ORIGIN).write_text(json.dumps(dict(origin), indent=1), "utf-8")
+
+
+def peak_memory() -> int:
+    """The most bytes this process has held so far: of its GPU where it has one, else of main memory."""
+    if torch.cuda.is_available():
+        return int(torch.cuda.max_memory_allocated())
+    unit = 1 if sys.platform == "darwin" else 1024
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit
