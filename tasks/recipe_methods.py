@@ -38,7 +38,7 @@ class MethodRecipe(Stage):
 
     @property
     def quantisation(self) -> dict[str, Any]:
-        """How the frozen base is held while the adapter is trained and asked, in bitsandbytes' words; {} for as it is."""
+        """How the frozen base is held in training and when asked, in bitsandbytes' words; {} for as it is."""
         return {}
 
 
@@ -107,7 +107,7 @@ class LoraMethod(LowRankMethod):
 
 
 class QLoraMethod(LowRankMethod):
-    """LoRA on a base in 4 bits. The guide: rank 16, alpha 32 on q_proj, k_proj, v_proj, o_proj, NF4, quantised twice."""
+    """LoRA on a base in 4 bits. The guide: rank 16, alpha 32 on q, k, v and o_proj, NF4, quantised twice."""
 
     model_config = ConfigDict(title="QLoRA (4-bit base)")
     type: Literal["qlora"] = kind("qlora")

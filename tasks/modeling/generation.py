@@ -13,6 +13,7 @@ from tasks.progress import Advance, silent
 from tasks.prompts import IGNORED
 
 NEVER_TOKENS = 1024
+WORTH_A_PASS = 8
 
 
 @dataclass(frozen=True)
@@ -54,10 +55,7 @@ def generate(
 def _generate_batch(
     model: Any, rows: Sequence[Sequence[int]], stop_ids: frozenset[int], max_new_tokens: int
 ) -> list[GeneratedAnswer]:
-    width = max(len(row) for row in rows)
     pad = next(iter(stop_ids))
-    ids = torch.tensor([[pad] * (width - len(row)) + list(row) for row in rows], device=model.device)
-    mask = torch.tensor([[0] * (width - len(row)) + [1] * len(row) for row in rows], device=model.device)
     options: dict[str, Any] = {
         "do_sample": False,
         "max_new_tokens": max_new_tokens,
@@ -67,10 +65,47 @@ def _generate_batch(
     }
     with torch.inference_mode():
         if soft_prompts.is_soft(model):
+            ids, mask = _left_padded(rows, pad, model.device)
             new = soft_prompts.generate(model, ids, mask, **options)
         else:
-            new = model.generate(input_ids=ids, attention_mask=mask, **options)[:, width:]
+            shared = shared_start(rows)
+            ids, mask = _left_padded(rows, pad, model.device, shared)
+            known = {"past_key_values": _read_once(model, ids[:1, :shared], len(rows))} if shared else {}
+            new = model.generate(input_ids=ids, attention_mask=mask, **options, **known)[:, ids.shape[1] :]
     return [_until_stop(row, stop_ids) for row in new.tolist()]
+
+
+def shared_start(rows: Sequence[Sequence[int]]) -> int:
+    """How many first tokens all prompts have in common, fewer than the shortest has; 0 where it is not worth a pass.
+
+    >>> shared_start([list(range(20)) + [1, 2], list(range(20)) + [3]])
+    20
+    """
+    first, last = min(map(list, rows)), max(map(list, rows))
+    length = min(len(row) for row in rows) - 1
+    same = next((place for place in range(length) if first[place] != last[place]), length)
+    return same if same >= WORTH_A_PASS and len(rows) > 1 else 0
+
+
+def _left_padded(
+    rows: Sequence[Sequence[int]], pad: int, device: torch.device, shared: int = 0
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """Token ids and mask, (rows, width): the shared start, then pads, then each prompt's own rest."""
+    width = max(len(row) for row in rows)
+    gaps = [width - len(row) for row in rows]
+    ids = [[*row[:shared], *[pad] * gap, *row[shared:]] for row, gap in zip(rows, gaps, strict=True)]
+    mask = [[1] * shared + [0] * gap + [1] * (width - shared - gap) for gap in gaps]
+    return torch.tensor(ids, device=device), torch.tensor(mask, device=device)
+
+
+def _read_once(model: Any, start: torch.Tensor, rows: int) -> Any:
+    """The cache of a start that all rows share, computed once: of a short prompt it is the most."""
+    from transformers import DynamicCache
+
+    cache = DynamicCache(config=model.config)
+    model(input_ids=start, past_key_values=cache, use_cache=True, logits_to_keep=1)
+    cache.batch_repeat_interleave(rows)
+    return cache
 
 
 def _until_stop(new: list[int], stop_ids: frozenset[int]) -> GeneratedAnswer:

@@ -26,7 +26,7 @@ class TrainingJob(BaseModel):
     compute: ComputeRecipe = ComputeRecipe()
     seed: int
     origin: dict[str, Any]
-    """What the weights are bound to: base (digest, name, revision, quantisation), tokenizer, template; kept beside them."""
+    """What the weights are bound to: base (digest, name, revision, quantisation), tokenizer, template, system."""
     micro_batch_divisor: int = 1
     """Raised after running out of memory: packs of batch_tokens / divisor, with the same examples a step."""
     learning_rate_scale: float = 1.0

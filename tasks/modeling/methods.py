@@ -8,7 +8,7 @@ import torch
 
 from tasks.errors import InvalidRecipe
 from tasks.modeling import attention
-from tasks.modeling.quantisation import quantisation_config
+from tasks.modeling.quantisation import exact, quantisation_config
 from tasks.peft_options import make_config
 from tasks.recipe import ComputeRecipe, Precision
 from tasks.recipe_methods import (
@@ -64,7 +64,7 @@ def load_base(
         trust_remote_code=trust_remote_code,
         **options,
     )
-    return model if quantisation else model.to(device())
+    return exact(model) if quantisation else model.to(device())
 
 
 def load_for_training(folder: Path, method: Method, compute: ComputeRecipe, trust_remote_code: bool = False) -> Any:

@@ -35,12 +35,11 @@ def write(examples: list[Example], path: Path) -> Path:
     return path
 
 
-@pytest.fixture
-def job(tiny_base: Path, examples: list[Example], tmp_path: Path) -> Callable[..., TrainingJob]:
-    """A job of about twenty steps; keyword arguments change its training recipe."""
+def maker(base: Path, examples: list[Example], root: Path) -> Callable[..., TrainingJob]:
+    """Makes jobs of about twenty steps under `root`; keyword arguments change their training recipe."""
 
     def make(name: str = "training", **changes: Any) -> TrainingJob:
-        folder = tmp_path / name
+        folder = root / name
         folder.mkdir()
         settings: dict[str, Any] = {
             "method": LoraMethod(rank=4, alpha=8, dropout=0.1),
@@ -52,15 +51,29 @@ def job(tiny_base: Path, examples: list[Example], tmp_path: Path) -> Callable[..
         }
         return TrainingJob(
             folder=folder,
-            base=tiny_base,
+            base=base,
             base_name="tiny",
             trust_remote_code=False,
-            train=write(examples[8:], tmp_path / f"{name}-train.parquet"),
-            validation=write(examples[:8], tmp_path / f"{name}-validation.parquet"),
-            tokenizer=tiny_base,
+            train=write(examples[8:], root / f"{name}-train.parquet"),
+            validation=write(examples[:8], root / f"{name}-validation.parquet"),
+            tokenizer=base,
             recipe=TrainingRecipe(**(settings | changes)),
             seed=1,
-            origin={"base": "tiny"},
+            origin={"base": "tiny", "quantisation": TrainingRecipe(**(settings | changes)).method.quantisation},
         )
 
     return make
+
+
+@pytest.fixture
+def job(tiny_base: Path, examples: list[Example], tmp_path: Path) -> Callable[..., TrainingJob]:
+    """Jobs in a folder of the test's own."""
+    return maker(tiny_base, examples, tmp_path)
+
+
+@pytest.fixture(scope="module")
+def module_job(
+    tiny_base: Path, examples: list[Example], tmp_path_factory: pytest.TempPathFactory
+) -> Callable[..., TrainingJob]:
+    """Jobs in a folder that the tests of a module share."""
+    return maker(tiny_base, examples, tmp_path_factory.mktemp("trainings"))
