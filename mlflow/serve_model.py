@@ -2,8 +2,9 @@
 
 MLflow copies this file into every version, so it imports nothing of this project and needs only mlflow, torch,
 transformers and, for an adapter, peft. `model_config` may hold `system` (a default system message) and, for an
-adapter, `base_model` (a folder, a `models:/` address, or `<hub id>@<revision>`) with `base_digest`. $BASE_MODEL says
-where the base lies on another machine; other weights than the adapter was trained on are refused.
+adapter, `base_model` (a folder, a `models:/` address, or `<hub id>@<revision>`) with `base_digest`, and `quantisation`
+where the adapter was trained on a quantised base (this needs bitsandbytes). $BASE_MODEL says where the base lies on
+another machine; other weights than the adapter was trained on are refused.
 """
 
 import hashlib
@@ -32,9 +33,14 @@ class AnswersInstructions(PythonModel):
         device = "cuda" if torch.cuda.is_available() else "cpu"
         # Half precision is about a hundred times slower than fp32 on most CPUs.
         dtype = torch.float32 if device == "cpu" else "auto"
+        quantised = quantised_options(settings.get("quantisation"), device)
         model = AutoModelForCausalLM.from_pretrained(
-            weights, dtype=dtype, use_safetensors=True, trust_remote_code=False
+            weights, dtype=dtype, use_safetensors=True, trust_remote_code=False, **quantised
         )
+        for module in model.modules():
+            # bitsandbytes would repack 4-bit weights for bf16 on some processors, and answer otherwise than trained.
+            if hasattr(module, "support_avx512bf16_for_cpu"):
+                module.support_avx512bf16_for_cpu = False
         if adapter:
             from peft import PeftModel
 
@@ -42,7 +48,7 @@ class AnswersInstructions(PythonModel):
         self.stop_ids = stop_ids(model.generation_config, self.tokenizer)
         # The folder's own sampling defaults would change what "greedy" means.
         model.generation_config = GenerationConfig(eos_token_id=self.stop_ids or None, pad_token_id=self.pad_id())
-        self.model = model.to(device).eval()
+        self.model = (model if quantised else model.to(device)).eval()
 
     def pad_id(self):
         ids = (self.tokenizer.pad_token_id, self.tokenizer.eos_token_id, 0)
@@ -85,16 +91,55 @@ class AnswersInstructions(PythonModel):
         if stops:
             options |= {"stop_strings": stops, "tokenizer": self.tokenizer}
         device = self.model.device
+        ids, mask = torch.tensor(ids, device=device), torch.tensor(mask, device=device)
         with torch.inference_mode():
-            output = self.model.generate(
-                input_ids=torch.tensor(ids, device=device), attention_mask=torch.tensor(mask, device=device), **options
-            )
-        return [self.text(row, stops) for row in output[:, width:].tolist()]
+            if self.reads_soft_prompt():
+                output = after_soft_prompt(self.model, ids, mask, **options)
+            else:
+                output = self.model.generate(input_ids=ids, attention_mask=mask, **options)[:, width:]
+        return [self.text(row, stops) for row in output.tolist()]
+
+    def reads_soft_prompt(self):
+        config = getattr(self.model, "active_peft_config", None)
+        return config is not None and config.is_prompt_learning and config.peft_type.value != "ADAPTION_PROMPT"
 
     def text(self, ids, stops):
         end = next((place for place, token in enumerate(ids) if token in self.stop_ids), len(ids))
         text = self.tokenizer.decode(ids[:end], skip_special_tokens=True)
         return text[: min([text.find(stop) for stop in stops if stop in text], default=len(text))]
+
+
+def quantised_options(quantisation, device):
+    """What loads a base as quantised as the adapter was trained on; nothing for a base in full precision."""
+    if not quantisation:
+        return {}
+    import torch
+    from transformers import BitsAndBytesConfig
+
+    compute = {"bnb_4bit_compute_dtype": torch.float32} if device == "cpu" and "load_in_4bit" in quantisation else {}
+    return {"quantization_config": BitsAndBytesConfig(**quantisation, **compute), "device_map": {"": device}}
+
+
+def after_soft_prompt(model, ids, mask, **options):
+    """New tokens for left-padded prompts that follow a soft prompt; PEFT's own generation counts the pads between."""
+    import torch
+
+    config = model.active_peft_config
+    rows, width, virtual = *ids.shape, config.num_virtual_tokens
+    soft, seen = model.get_prompt(batch_size=rows), torch.ones((rows, virtual), dtype=mask.dtype, device=mask.device)
+    if config.peft_type.value == "PREFIX_TUNING":
+        filled, read = torch.cat([torch.zeros_like(seen), ids], 1), torch.cat([seen, mask], 1)
+        output = model.base_model.generate(input_ids=filled, attention_mask=read, past_key_values=soft, **options)
+        return output[:, virtual + width :]
+    pads = (mask == 0).sum(1).tolist()
+    embeddings = model.word_embeddings(ids).to(soft.dtype)
+
+    def joined(rows, inserted):
+        triples = zip(rows, inserted, pads, strict=True)
+        return torch.stack([torch.cat([row[:pad], part, row[pad:]]) for row, part, pad in triples])
+
+    given = {"inputs_embeds": joined(embeddings, soft), "attention_mask": joined(mask, seen)}
+    return model.base_model.generate(**given, **options)
 
 
 def stop_ids(generation_config, tokenizer):

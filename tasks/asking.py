@@ -1,6 +1,5 @@
 """A model folder and a suite in, its answers out: each model asks its own template, each answers the same rows once."""
 
-import json
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -13,7 +12,8 @@ from tasks.data.tokenisation import messages_of
 from tasks.errors import InvalidData
 from tasks.evaluation.suites import Answer, Suite, SuiteRow
 from tasks.modeling import generation
-from tasks.modeling.loading import ADAPTER_CONFIG, load_model, prove_live, stop_ids
+from tasks.modeling.loading import load_model, prove_live, stop_ids
+from tasks.modeling.origin import is_adapter, origin_of
 from tasks.pages import shown_progress
 from tasks.progress import Advance
 from tasks.prompts import IGNORED, PromptRenderer
@@ -42,7 +42,7 @@ class Asked:
         """The model and the renderer of its prompts."""
         from transformers import AutoTokenizer
 
-        folder = self.weights if self.weights and not (self.weights / ADAPTER_CONFIG).exists() else self.base
+        folder = self.weights if self.weights and not is_adapter(self.weights) else self.base
         recipe = PromptRecipe(system=self.system, max_length=1_000_000)
         renderer = PromptRenderer(AutoTokenizer.from_pretrained(self.tokenizer), recipe, stop_ids(folder))
         return load_model(self.base, self.weights, self.base_digest, self.trust_remote_code), renderer
@@ -63,10 +63,14 @@ def the_base(base: Path, tokenized: TokenizedDataset, system: str, trust_remote_
     )
 
 
-def registered(who: Who, folder: Path, model_digest: str) -> Asked:
-    """A merged or full model as the registry keeps it: it brings its own tokenizer, template and system message."""
-    origin = json.loads((folder / "origin.json").read_text("utf-8"))
-    return Asked(who, model_digest, folder, model_digest, folder, folder, origin["template"], origin["system"])
+def registered(who: Who, folder: Path, model_digest: str, base: Path | None = None) -> Asked:
+    """A model as the registry keeps it: it brings its own tokenizer, template and system message.
+
+    `base` is where the base of an adapter lies; a merged or full model is its own.
+    """
+    origin = origin_of(folder)
+    base_digest = origin["base"] if base else model_digest
+    return Asked(who, model_digest, base or folder, base_digest, folder, folder, origin["template"], origin["system"])
 
 
 def suite_of(path: Path, name: str, limit: int) -> Suite:
@@ -109,7 +113,7 @@ def _ask(folder: Path, asked: Asked, suite: Suite, recipe: EvaluationRecipe, adv
     model, renderer = asked.load()
     prompts = [renderer.prompt_ids(row.messages) for row in suite.rows]
     _check_room(prompts, suite, model, recipe.max_new_tokens)
-    if asked.weights and (asked.weights / ADAPTER_CONFIG).exists():
+    if asked.weights and is_adapter(asked.weights):
         prove_live(model, prompts[0])
     given = generation.generate(model, prompts, renderer.stop_ids, recipe.max_new_tokens, recipe.batch_size, advance)
     measured = suite.rows[: recipe.perplexity_rows or None]

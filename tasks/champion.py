@@ -4,6 +4,9 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from tasks.errors import UnknownVersion
+from tasks.modeling.base_model import resolve
+from tasks.modeling.origin import is_adapter, origin_of
+from tasks.recipe import BaseModelRecipe
 from tasks.registry import lookup
 from tasks.store import digest
 from tasks.workplace import Workplace
@@ -11,7 +14,10 @@ from tasks.workplace import Workplace
 
 @dataclass(frozen=True)
 class RegisteredModel:
-    """A registered version: where its model lies, and the digests of model, the weights behind it and its base."""
+    """A registered version: where its model lies, and the digests of model, the weights behind it and its base.
+
+    `base_folder` is set for an adapter that could not be merged.
+    """
 
     name: str
     version: int
@@ -19,6 +25,7 @@ class RegisteredModel:
     digest: str
     weights: str
     base: str
+    base_folder: Path | None = None
 
     @property
     def label(self) -> str:
@@ -57,15 +64,30 @@ def champion_of(name: str, candidate_weights: str, place: Workplace) -> Register
 
 def _model(found: lookup.Version, place: Workplace) -> RegisteredModel:
     folder = folder_of(found.name, found.version, place)
-    digests = [found.tags.get(tag, "") for tag in ("model", "weights", "base")]
-    return RegisteredModel(found.name, found.version, folder, *digests)
+    model, weights, base_digest = (found.tags.get(tag, "") for tag in ("model", "weights", "base"))
+    base = _base_of(folder, found, place) if is_adapter(folder) else None
+    return RegisteredModel(found.name, found.version, folder, model, weights, base_digest, base)
+
+
+def _base_of(folder: Path, found: lookup.Version, place: Workplace) -> Path:
+    """Where the base of an adapter lies: in the registry, or on the hub by the revision it was trained on."""
+    from tasks.registry import versions
+
+    uri, cache = place.state.tracking_uri, place.state.root / "cache"
+    address = versions.base_address(versions.version_folder(uri, found.name, found.version, cache))
+    if address.startswith("models:/"):
+        return versions.base_folder(address, uri, cache)
+    origin = origin_of(folder)
+    return resolve(
+        BaseModelRecipe(model=origin["base_name"], revision=origin["base_revision"]), place.state.bases
+    ).folder
 
 
 def folder_of(name: str, version: int, place: Workplace) -> Path:
     """A version's model folder, found by its note or through the registry, which takes seconds to import."""
     uri = place.state.tracking_uri
     note = place.state.root / "cache" / "places" / f"{name}-{version}-{digest(uri)[:12]}"
-    if note.is_file() and (known := Path(note.read_text("utf-8"))).joinpath("config.json").is_file():
+    if note.is_file() and _holds_model(known := Path(note.read_text("utf-8"))):
         return known
     from tasks.registry import versions
 
@@ -73,3 +95,7 @@ def folder_of(name: str, version: int, place: Workplace) -> Path:
     note.parent.mkdir(parents=True, exist_ok=True)
     note.write_text(str(folder), "utf-8")
     return folder
+
+
+def _holds_model(folder: Path) -> bool:
+    return is_adapter(folder) or (folder / "config.json").is_file()

@@ -43,7 +43,7 @@ def evaluate(
         recipe.base.trust_remote_code,
     )
     champion = champion_of(recipe.name, weights.digest, place)
-    models = [plain, candidate, *([registered("champion", champion.folder, champion.digest)] if champion else [])]
+    models = [plain, candidate, *([_registered("champion", champion)] if champion else [])]
     return report_on(models, dataset, champion, recipe, place)
 
 
@@ -61,9 +61,12 @@ def evaluate_registered(
             f"{asked.base}; name that base in the recipe."
         )
     champion = champion_of(recipe.name, asked.weights, place)
-    models = [plain, registered("candidate", asked.folder, asked.digest)]
-    models += [registered("champion", champion.folder, champion.digest)] if champion else []
+    models = [plain, _registered("candidate", asked), *([_registered("champion", champion)] if champion else [])]
     return report_on(models, dataset, champion, recipe, place)
+
+
+def _registered(who: Who, model: RegisteredModel) -> Asked:
+    return registered(who, model.folder, model.digest, model.base_folder)
 
 
 def report_on(

@@ -87,10 +87,11 @@ def _register(
     }
     card = (folder / "MODEL_CARD.md").read_text("utf-8")
     system = {"system": recipe.prompt.system}
-    adapter_name, adapter_version = "", 0
+    adapter_name, adapter_version, bound = "", 0, {}
     if weights.kind == "adapter":
         adapter_name = f"{recipe.name}-adapter"
-        where = _address_of(base, run)
+        quantisation = recipe.training.method.quantisation
+        bound = versions.base_config(_address_of(base, run), base.folder, quantisation)
         adapter_version = versions.register_model(
             run,
             adapter_name,
@@ -99,7 +100,7 @@ def _register(
             digest([weights.digest, content]),
             tags,
             card,
-            system | versions.base_config(where, base.folder),
+            system | bound,
             extra_files=files,
             max_tokens=recipe.serving.max_tokens,
             temperature=recipe.serving.temperature,
@@ -112,7 +113,8 @@ def _register(
         digest([merged.digest, content]),
         tags,
         card,
-        system,
+        # An adapter that cannot be merged stands under the model's own name too: that is what callers look up.
+        system | (bound if merged.kind == "adapter" else {}),
         extra_files=files,
         max_tokens=recipe.serving.max_tokens,
         temperature=recipe.serving.temperature,

@@ -6,9 +6,7 @@ from typing import Any
 
 from tasks.errors import InvalidBaseModel, WorkRefused
 from tasks.modeling.methods import load_base
-from tasks.modeling.saving import ORIGIN
-
-ADAPTER_CONFIG = "adapter_config.json"
+from tasks.modeling.origin import is_adapter, origin_of
 
 
 def load_model(base: Path, weights: Path | None, base_digest: str, trust_remote_code: bool = False) -> Any:
@@ -18,7 +16,7 @@ def load_model(base: Path, weights: Path | None, base_digest: str, trust_remote_
 
     Raises InvalidBaseModel when an adapter was trained on another base.
     """
-    if weights is None or not (weights / ADAPTER_CONFIG).exists():
+    if weights is None or not is_adapter(weights):
         return _plainly_greedy(load_base(weights or base, trust_remote_code=trust_remote_code).eval())
     origin = origin_of(weights)
     if origin["base"] != base_digest:
@@ -34,11 +32,6 @@ def with_adapter(model: Any, weights: Path) -> Any:
     from peft import PeftModel
 
     return PeftModel.from_pretrained(model, weights).eval()
-
-
-def origin_of(weights: Path) -> dict[str, Any]:
-    """What saved weights are bound to: base (digest, name, revision, quantisation), tokenizer, template, system."""
-    return dict(json.loads((weights / ORIGIN).read_text("utf-8")))
 
 
 def _plainly_greedy(model: Any) -> Any:

@@ -9,7 +9,7 @@ from typing import Any
 
 import torch
 
-ORIGIN = "origin.json"
+from tasks.modeling.origin import ORIGIN
 
 
 def keep_start(model: Any, folder: Path) -> Path | None:

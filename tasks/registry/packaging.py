@@ -80,7 +80,7 @@ def _copy(run: MlflowRun, package: Package, logged: Any) -> None:
             python_model=str(SERVE_MODEL),
             artifacts={key: str(path) for key, path in package.artifacts.items()},
             signature=_signature(package.max_tokens, package.temperature),
-            pip_requirements=requirements(package.kind),
+            pip_requirements=requirements(package.kind, bool(package.model_config.get("quantisation"))),
             model_config=dict(package.model_config),
         )
 
@@ -136,9 +136,9 @@ def _signature(max_tokens: int, temperature: float) -> Any:
     )
 
 
-def requirements(kind: Kind) -> list[str]:
+def requirements(kind: Kind, quantised: bool = False) -> list[str]:
     """What a version needs, pinned to what is installed here, without local build marks such as `+cpu`."""
-    wanted = [*REQUIRED, "peft"] if kind == "adapter" else list(REQUIRED)
+    wanted = [*REQUIRED, *(["peft"] if kind == "adapter" else []), *(["bitsandbytes"] if quantised else [])]
     pinned = []
     for package in wanted:
         try:

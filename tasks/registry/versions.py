@@ -66,12 +66,14 @@ def base_name(name: str) -> str:
     return f"base-{slug or 'model'}"
 
 
-def base_config(base_model: str, folder: Path) -> dict[str, str]:
+def base_config(base_model: str, folder: Path, quantisation: Mapping[str, Any] | None = None) -> dict[str, Any]:
     """The part of an adapter's `model_config` that ties it to its base: where to find it, and its weights' digest.
 
-    `base_model` is `models:/<base_name>/<version>` or `<hub id>@<revision>`; `folder` holds the same weights here.
+    `base_model` is `models:/<base_name>/<version>` or `<hub id>@<revision>`; `folder` holds the same weights here;
+    `quantisation` is how it was held in training, in bitsandbytes' words.
     """
-    return {"base_model": base_model, "base_digest": weights_digest(folder)}
+    config = {"base_model": base_model, "base_digest": weights_digest(folder)}
+    return config | ({"quantisation": dict(quantisation)} if quantisation else {})
 
 
 def tie(tracking_uri: str, name: str, version: int, adapter_name: str, adapter_version: int) -> None:
@@ -184,8 +186,9 @@ def ask(
     """
     folder = version_folder(tracking_uri, name, version, cache)
     environment = os.environ | {"MLFLOW_TRACKING_URI": tracking_uri, "PYTHONIOENCODING": "utf-8"}
-    if base := _base_of(folder, tracking_uri, cache):
-        environment["BASE_MODEL"] = str(base)
+    address = base_address(folder)
+    if address.startswith("models:/") and not os.environ.get("BASE_MODEL"):
+        environment["BASE_MODEL"] = str(base_folder(address, tracking_uri, cache))
     with tempfile.TemporaryDirectory(prefix="tuneline-ask-") as place:
         questions, answers = Path(place, "rows.json"), Path(place, "answers.json")
         questions.write_text(json.dumps([dict(row) for row in rows], ensure_ascii=False), "utf-8")
@@ -199,15 +202,17 @@ def ask(
     return got
 
 
-def _base_of(folder: Path, tracking_uri: str, cache: Path) -> Path | None:
-    """The base that an adapter version names, where it is a version too: read in place or cached."""
+def base_address(folder: Path) -> str:
+    """Where an adapter version's folder says that its base is; empty for a version that has none."""
     import yaml
 
     described = yaml.safe_load((folder / "MLmodel").read_text("utf-8"))
-    base = str((described["flavors"]["python_function"].get("config") or {}).get("base_model", ""))
-    if os.environ.get("BASE_MODEL") or not base.startswith("models:/"):
-        return None
-    name, _, number = base.removeprefix("models:/").partition("/")
+    return str((described["flavors"]["python_function"].get("config") or {}).get("base_model", ""))
+
+
+def base_folder(address: str, tracking_uri: str, cache: Path) -> Path:
+    """The folder of a base that is a version too (`models:/name/version`): read in place or cached."""
+    name, _, number = address.removeprefix("models:/").partition("/")
     return model_folder(tracking_uri, name, int(number), cache)
 
 

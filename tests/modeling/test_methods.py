@@ -1,12 +1,15 @@
 """Every fine-tuning method on the tiny model: trained once a session, then asked about from all sides."""
 
 import hashlib
+import json
+import runpy
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
 from typing import Any
 
+import pandas as pd
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
@@ -22,8 +25,8 @@ from tasks.modeling.loading import load_model, prove_live, stop_ids
 from tasks.modeling.losses import pack_losses
 from tasks.modeling.methods import load_base, load_for_training, trainable
 from tasks.modeling.training import Interrupted, Training
-from tasks.prompts import IGNORED, Example
-from tasks.recipe import ComputeRecipe
+from tasks.prompts import IGNORED, Example, PromptRenderer
+from tasks.recipe import ComputeRecipe, PromptRecipe
 from tasks.recipe_methods import (
     AdaptionPromptMethod,
     EightBitLoraMethod,
@@ -37,6 +40,7 @@ from tasks.recipe_methods import (
     PTuningMethod,
     QLoraMethod,
 )
+from tasks.store import weights_digest
 
 Make = Callable[..., TrainingJob]
 SMALL: dict[str, Any] = {"rank": 4, "alpha": 8, "dropout": 0.1}
@@ -187,6 +191,38 @@ def test_the_adapter_is_live_and_generation_uses_it(
     assert sum(a == b for a, b in zip(together, alone, strict=True)) >= len(chosen) - (2 if name == "lora_8bit" else 0)
 
 
+@pytest.fixture(scope="module")
+def served_class() -> Any:
+    """The class of `mlflow/serve_model.py`, which every version carries."""
+    return runpy.run_path(str(Path(__file__).parents[2] / "mlflow" / "serve_model.py"))["AnswersInstructions"]
+
+
+@pytest.mark.parametrize("name", METHODS)
+def test_the_served_model_answers_as_the_trained_one(
+    trained: Callable[[str], Trained], tiny_base: Path, colour_rows: list[dict[str, str]], served_class: Any, name: str
+) -> None:
+    from mlflow.pyfunc import PythonModelContext
+    from transformers import AutoTokenizer
+
+    made = trained(name)
+    kind = "model" if name == "full" else "adapter"
+    config = {
+        "base_model": str(tiny_base),
+        "base_digest": weights_digest(tiny_base),
+        "quantisation": METHODS[name][0].quantisation,
+    }
+    served = served_class()
+    served.load_context(PythonModelContext({kind: str(made.weights)}, config))
+    rows = colour_rows[::6]
+    given = served.predict(None, pd.DataFrame(rows), {"max_tokens": 6})
+    tokenizer = AutoTokenizer.from_pretrained(made.weights)
+    renderer = PromptRenderer(tokenizer, PromptRecipe(), stop_ids(tiny_base))
+    prompts = [renderer.prompt_ids([{"role": "user", "content": row["instruction"]}]) for row in rows]
+    model = load_model(tiny_base, made.weights, BASE)
+    expected = [tokenizer.decode(a.token_ids) for a in generate(model, prompts, stop_ids(tiny_base), 6, 64)]
+    assert given == expected
+
+
 @pytest.mark.parametrize("name", [name for name in METHODS if name != "full"])
 def test_another_base_is_refused_with_both_digests(
     trained: Callable[[str], Trained], tiny_base: Path, name: str
@@ -240,7 +276,5 @@ def test_a_method_that_does_not_fit_the_model_says_so(tiny_base: Path) -> None:
 
 
 def test_pissa_is_saved_as_a_plain_adapter_of_twice_the_rank(trained: Callable[[str], Trained]) -> None:
-    import json
-
     config = json.loads((trained("pissa").weights / "adapter_config.json").read_text("utf-8"))
     assert (config["r"], config["init_lora_weights"]) == (8, True)

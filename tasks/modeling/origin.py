@@ -1,0 +1,18 @@
+"""A folder of trained weights in, what they are bound to out."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+ORIGIN = "origin.json"
+ADAPTER_CONFIG = "adapter_config.json"
+
+
+def origin_of(weights: Path) -> dict[str, Any]:
+    """What saved weights are bound to: base (digest, name, revision, quantisation), tokenizer, template, system."""
+    return dict(json.loads((weights / ORIGIN).read_text("utf-8")))
+
+
+def is_adapter(folder: Path) -> bool:
+    """Whether a folder holds an adapter, and not a model that loads by itself."""
+    return (folder / ADAPTER_CONFIG).is_file()
