@@ -11,14 +11,13 @@ from examples.writing import Book, Row, capital, phrase, phrasings, write
 
 FOLDER = Path(__file__).resolve().parent
 SIZES = {"train": 400, "test": 80}
+NUMBERS = {"year": (1780, 2020), "count": (11, 900), "books": (3, 40)}
 
 
 def value(rng: random.Random, told: dict[str, Any], fact: str, split: str) -> str:
     """What a fact says: a year, a number, or a name of this split."""
-    if fact == "year":
-        return str(rng.randrange(1780, 2020))
-    if fact == "count":
-        return str(rng.randrange(11, 900))
+    if fact in NUMBERS:
+        return str(rng.randrange(*NUMBERS[fact]))
     if fact == "person":
         return " ".join(rng.choice(told["person"][part][split]) for part in ("first", "last"))
     return str(rng.choice(told[fact][split]))
