@@ -155,12 +155,33 @@ class Parity(Value):
     answer_agreement: float
 
 
-class MergedModel(StepRecord):
-    """`model/`: a folder that transformers loads by itself; for full fine-tuning, the trained weights as they are."""
+MergeRule = Literal["full_precision", "dequantised", "requantised"]
 
-    kind: Literal["merged", "full"]
+
+class MergeCandidate(Value):
+    """One way of folding an adapter into its base, measured; `requantised` needs bitsandbytes and is never saved."""
+
+    rule: MergeRule
+    saved: bool = Field(False, description="This one is the merged model.")
+    parity: Parity
+    score: float = Field(description="Mean of the primary metric on the same validation prompts.")
+
+
+class MergedModel(StepRecord):
+    """`model/`: a folder that transformers loads by itself; otherwise the trained weights as they are.
+
+    Those are full weights, or an adapter of a method that cannot be folded. Where one was folded, the rules compared
+    are also in `candidates.parquet`.
+    """
+
+    kind: Literal["merged", "full", "adapter"]
     model_digest: str
-    parity: Parity | None = Field(description="None for full fine-tuning, where nothing was folded.")
+    parity: Parity | None = Field(description="None where nothing was folded: full weights, and adapters that stay so.")
+    rule: MergeRule | Literal[""] = Field("", description="How the adapter was folded; empty where it was not.")
+    reason: str = Field("", description="Why an adapter was not folded.")
+    candidates: list[MergeCandidate] = Field([], description="Every rule that was measured, the best first.")
+    metric: str = Field("", description="The metric behind the scores.")
+    adapter_score: float | None = Field(None, description="The metric's mean for base plus adapter, as trained.")
 
 
 class ModelVersions(StepRecord):

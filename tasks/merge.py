@@ -1,17 +1,20 @@
-"""An adapter in, a merged model with measured parity out; full weights are handed on as they are."""
+"""An adapter in, a merged model with measured parity out; what cannot be folded is handed on as it is."""
 
-import gc
 import os
 import shutil
+from collections.abc import Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-from tasks.artifacts import MergedModel, Parity, TokenizedDataset, TrainedWeights, ValidatedDataset
+from tasks.artifacts import MergedModel, TokenizedDataset, TrainedWeights, ValidatedDataset
 from tasks.asking import suite_of
 from tasks.bases import same_base
+from tasks.evaluation import scoring
+from tasks.evaluation.suites import Answer, Suite
+from tasks.merge_table import markdown, parquet
 from tasks.modeling import merging
 from tasks.modeling.base_model import BaseModelFolder
-from tasks.modeling.loading import load_model
-from tasks.pages import shown_progress
+from tasks.pages import show, shown_progress
 from tasks.preprocess import renderer_of
 from tasks.progress import Advance
 from tasks.prompts import PromptRenderer
@@ -20,14 +23,18 @@ from tasks.retries import verb
 from tasks.store import digest, weights_digest
 from tasks.workplace import Workplace
 
-VERSION = 1
+if TYPE_CHECKING:
+    from tasks.registry.tracking import MlflowRun
+
+VERSION = 2
+TABLE = "candidates.parquet"
 
 
 @verb(retries=1, retry_delay_seconds=[10])
 def merge(
     weights: TrainedWeights, dataset: ValidatedDataset, tokenized: TokenizedDataset, recipe: Recipe, place: Workplace
 ) -> MergedModel:
-    """Fold the adapter into the full-precision base and prove that the merged model answers as it did."""
+    """Fold the adapter into its base by the rule that keeps its answers best, and prove that it does."""
     base = same_base(recipe.base, tokenized, place)
     inputs = {
         "version": VERSION,
@@ -35,36 +42,36 @@ def merge(
         "data": dataset.digest,
         "recipe": recipe.merging,
         "max_new_tokens": recipe.evaluation.max_new_tokens,
+        "metric": recipe.evaluation.primary_metric,
     }
-    units = 2 * recipe.merging.prompts if weights.kind == "adapter" else 1
+    adapter = merging.BoundAdapter(weights.path("weights"), base.folder, base.digest, recipe.base.trust_remote_code)
+    folded = weights.kind == "adapter" and not weights.not_merged
+    units = recipe.merging.prompts * (1 + len(adapter.rules)) if folded else 1
     with shown_progress(f"{recipe.name} merge", units, "answers") as meter:
-        return place.store.make(
-            "merge", inputs, MergedModel, lambda folder: _build(folder, weights, base, dataset, recipe, meter)
-        )
+
+        def build(folder: Path) -> MergedModel:
+            if not folded:
+                return _as_it_is(folder, weights)
+            return _merged(folder, weights, adapter, questions(weights, base, dataset, recipe, meter), recipe)
+
+        made = place.store.make("merge", inputs, MergedModel, build)
+    if made.candidates:
+        place.run.once(made, lambda run: _tell(run, made))
+        show(f"{recipe.name}-merge", f"# Merge\n\n{markdown(made)}\n", "Ways of folding the adapter, measured.")
+    return made
 
 
-def _build(
-    folder: Path,
-    weights: TrainedWeights,
-    base: BaseModelFolder,
-    dataset: ValidatedDataset,
-    recipe: Recipe,
-    advance: Advance,
-) -> MergedModel:
+def _as_it_is(folder: Path, weights: TrainedWeights) -> MergedModel:
+    """The same bytes under another name: a copy only where the file system has no links."""
     target = folder / "model"
-    if weights.kind == "full":
-        # The same bytes under another name: a copy only where the file system has no links.
-        shutil.copytree(weights.path("weights"), target, copy_function=_link)
-        parity = None
-    else:
-        parity = _merge(target, weights, base, dataset, recipe, advance)
-        merging.check(parity, recipe.merging)
+    shutil.copytree(weights.path("weights"), target, copy_function=_link)
     model_digest = weights_digest(target)
     return MergedModel(
         digest=digest([model_digest, weights.digest]),
-        kind="full" if weights.kind == "full" else "merged",
+        kind=weights.kind,
         model_digest=model_digest,
-        parity=parity,
+        parity=None,
+        reason=weights.not_merged,
     )
 
 
@@ -76,33 +83,63 @@ def _link(source: str, target: str) -> str:
     return target
 
 
-def _merge(
-    target: Path,
+def _merged(
+    folder: Path,
     weights: TrainedWeights,
-    base: BaseModelFolder,
-    dataset: ValidatedDataset,
+    adapter: merging.BoundAdapter,
+    asked: merging.Questions,
     recipe: Recipe,
-    advance: Advance,
-) -> Parity:
-    """Measure the adapter, merge, and measure the merged model as it was loaded again from its files."""
-    renderer = renderer_of(weights.path("weights"), PromptRecipe(system=recipe.prompt.system, max_length=1_000_000))
-    renderer.stop_ids |= renderer_of(base.folder, recipe.prompt).stop_ids
-    prompts = _prompts(renderer, dataset, recipe)
-    settings = (renderer.stop_ids, recipe.evaluation.max_new_tokens, recipe.evaluation.batch_size, advance)
-    model = load_model(base.folder, weights.path("weights"), base.digest, recipe.base.trust_remote_code)
-    answers, sequences = merging.answers_and_sequences(model, prompts, *settings)
-    before = merging.distributions(model, prompts, sequences)
-    merging.merge(model, weights.path("weights"), target)
-    del model
-    gc.collect()
-    again = load_model(target, target, weights_digest(target), recipe.base.trust_remote_code)
-    other_answers, _ = merging.answers_and_sequences(again, prompts, *settings)
-    after = merging.distributions(again, prompts, sequences)
-    return merging.measure(before, after, answers, other_answers)
+) -> MergedModel:
+    target = folder / "model"
+    candidates, adapter_score = merging.merge_best(adapter, asked, recipe.merging, target)
+    best, model_digest = candidates[0], weights_digest(target)
+    made = MergedModel(
+        digest=digest([model_digest, weights.digest]),
+        kind="merged",
+        model_digest=model_digest,
+        parity=best.parity,
+        rule=best.rule,
+        candidates=candidates,
+        metric=recipe.evaluation.primary_metric.value,
+        adapter_score=adapter_score,
+    )
+    parquet(made, folder / TABLE)
+    return made
 
 
-def _prompts(renderer: PromptRenderer, dataset: ValidatedDataset, recipe: Recipe) -> list[list[int]]:
-    """Prompts of the validation split, or of the test split where there is none."""
+def questions(
+    weights: TrainedWeights, base: BaseModelFolder, dataset: ValidatedDataset, recipe: Recipe, advance: Advance
+) -> merging.Questions:
+    """Prompts of the validation split, or of the test split where there is none, and the metric on their answers."""
     split = "validation" if dataset.rows["validation"] else "test"
     suite = suite_of(dataset.path(f"{split}.jsonl"), split, recipe.merging.prompts)
-    return [renderer.prompt_ids(row.messages) for row in suite.rows]
+    renderer = renderer_of(weights.path("weights"), PromptRecipe(system=recipe.prompt.system, max_length=1_000_000))
+    renderer.stop_ids |= renderer_of(base.folder, recipe.prompt).stop_ids
+    return merging.Questions(
+        prompts=[renderer.prompt_ids(row.messages) for row in suite.rows],
+        stop_ids=renderer.stop_ids,
+        max_new_tokens=recipe.evaluation.max_new_tokens,
+        batch_size=recipe.evaluation.batch_size,
+        score=lambda answers: _score(answers, suite, renderer, recipe),
+        advance=advance,
+    )
+
+
+def _score(answers: Sequence[Sequence[int]], suite: Suite, renderer: PromptRenderer, recipe: Recipe) -> float:
+    texts = [renderer.tokenizer.decode(ids, skip_special_tokens=True) for ids in answers]
+    given = [Answer(text=text, tokens=len(ids), stopped=True) for text, ids in zip(texts, answers, strict=True)]
+    metric = recipe.evaluation.primary_metric
+    return float(scoring.score(suite, lambda _: given, [metric]).rows[metric.value].mean())
+
+
+def _tell(run: "MlflowRun", made: MergedModel) -> None:
+    """Metrics `merge/<rule>/<measure>` of every candidate, `merge/adapter/…` of base plus adapter, and the table."""
+    from tasks.registry import tracking
+
+    now = made.path("manifest.json").stat().st_mtime_ns // 1_000_000
+    measures = {f"adapter/{made.metric}": made.adapter_score or 0.0}
+    for each in made.candidates:
+        found = {**each.parity.model_dump(exclude={"prompts", "tokens"}), made.metric: each.score}
+        measures |= {f"{each.rule}/{name}": value for name, value in found.items()}
+    tracking.log_points(run, [tracking.Point(f"merge/{name}", value, 0, now) for name, value in measures.items()])
+    tracking.log_rows(run, made.path(TABLE), "merge")

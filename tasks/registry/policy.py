@@ -107,7 +107,7 @@ def _fault(path: Path, error: Any) -> str:
 def decide(policy: PromotionPolicy, report: EvaluationReport, parity: Parity | None) -> list[PolicyCheck]:
     """Every rule applied, in the policy's order; the candidate may be promoted when all of them passed.
 
-    A rule whose numbers are missing from the report fails and says so. `parity` is None for full fine-tuning.
+    A rule whose numbers are missing from the report fails and says so. `parity` is None where nothing was folded.
     """
     suite = report.suites.get(policy.suite)
     if suite is None:
@@ -230,7 +230,7 @@ def _drop(each: SliceScores, metric: str, against: Who) -> float | None:
 
 def _parity(asked: ParityRule, parity: Parity | None) -> PolicyCheck:
     if parity is None:
-        return _check("parity", True, "Full fine-tuning: nothing was folded.")
+        return _check("parity", True, "Nothing was folded: the version carries the trained weights as they are.")
     passed = parity.top1_agreement >= asked.min_top1_agreement and parity.answer_agreement >= asked.min_answer_agreement
     return _check(
         "parity",

@@ -20,6 +20,7 @@ from tasks.artifacts import (
     ValidatedDataset,
     Who,
 )
+from tasks.merge_table import markdown
 from tasks.recipe import Recipe
 from tasks.store import digest
 
@@ -77,6 +78,7 @@ def release_manifest(
         },
         "evaluation_rows": {name: suite.rows for name, suite in report.suites.items()},
         "parity": merged.parity.model_dump(mode="json") if merged.parity else None,
+        "merge": merged.model_dump(mode="json", exclude={"key", "folder", "reused", "parity"}),
         "champion": report.champion,
         "seeds": dict(seeds),
         "code": code_version(),
@@ -123,6 +125,7 @@ def model_card(manifest: Mapping[str, Any], report: EvaluationReport, descriptio
     code = manifest["code"]
     commit = code.get("commit", code.get("package")) + (" with uncommitted changes" if code.get("dirty") else "")
     base = manifest["base"]
+    merge = markdown(MergedModel(**manifest["merge"], parity=manifest["parity"]))
     sections = [
         f"# {name}",
         description or f"{base['model']}, fine-tuned on {data['name']} ({training['method']}).",
@@ -140,6 +143,7 @@ def model_card(manifest: Mapping[str, Any], report: EvaluationReport, descriptio
         f"{training['steps']:,} steps over {training['tokens']:,} tokens, best at step {training['best_step']:,}"
         + (f" with validation loss {loss:.4f}" if loss is not None else "")
         + f". Code {commit}. Everything else is in `release.json`.",
+        *(["## Merge", merge] if merge else []),
         "## Limits",
         _limits(manifest),
     ]

@@ -8,14 +8,13 @@ import torch
 from transformers import AutoTokenizer
 
 from tasks.errors import InvalidBaseModel, WorkRefused
-from tasks.modeling import merging
 from tasks.modeling.base_model import verified, weights_digest
 from tasks.modeling.generation import generate, reference_nll
 from tasks.modeling.job import TrainingJob
 from tasks.modeling.loading import load_model, prove_live, stop_ids
 from tasks.modeling.training import Training
 from tasks.prompts import Example, PromptRenderer
-from tasks.recipe import BaseModelRecipe, MergingRecipe, PromptRecipe
+from tasks.recipe import BaseModelRecipe, PromptRecipe
 from tasks.recipe_methods import LoraMethod
 
 Make = Callable[..., TrainingJob]
@@ -74,35 +73,6 @@ def test_a_live_adapter_changes_the_logits_and_a_dead_one_is_refused(
 def test_an_adapter_is_refused_on_another_base_with_both_digests(tiny_base: Path, adapter: Path) -> None:
     with pytest.raises(InvalidBaseModel, match=f"{weights_digest(tiny_base)}.*beef"):
         load_model(tiny_base, adapter, "beef")
-
-
-def merged(tiny_base: Path, adapter: Path, prompts: list[list[int]], folder: Path) -> tuple[Any, Any]:
-    model = load_model(tiny_base, adapter, weights_digest(tiny_base))
-    answers, sequences = merging.answers_and_sequences(model, prompts, stop_ids(tiny_base), 8, 8)
-    starts = [len(prompt) - 1 for prompt in prompts]
-    before = [merging.log_probabilities(model, each, start) for each, start in zip(sequences, starts, strict=True)]
-    merging.merge(model, adapter, folder)
-    again = load_model(folder, folder, weights_digest(folder))
-    others, _ = merging.answers_and_sequences(again, prompts, stop_ids(folder), 8, 8)
-    after = [merging.log_probabilities(again, each, start) for each, start in zip(sequences, starts, strict=True)]
-    base = load_model(tiny_base, None, "")
-    plain, _ = merging.answers_and_sequences(base, prompts, stop_ids(tiny_base), 8, 8)
-    bare = [merging.log_probabilities(base, each, start) for each, start in zip(sequences, starts, strict=True)]
-    return merging.measure(before, after, answers, others), merging.measure(before, bare, answers, plain)
-
-
-def test_the_merged_model_answers_as_base_plus_adapter_and_the_base_does_not(
-    tiny_base: Path, adapter: Path, prompts: list[list[int]], tmp_path: Path
-) -> None:
-    parity, with_base = merged(tiny_base, adapter, prompts, tmp_path / "merged")
-    assert 0 < parity.mean_kl < 1e-8
-    assert (parity.top1_agreement, parity.answer_agreement) == (1.0, 1.0)
-    merging.check(parity, MergingRecipe())
-    assert with_base.mean_kl > 1e-2
-    with pytest.raises(WorkRefused, match=r"mean KL .* is above merging\.max_mean_kl"):
-        merging.check(with_base, MergingRecipe())
-    assert (tmp_path / "merged" / "origin.json").exists()
-    verified(tmp_path / "merged", "merged")
 
 
 @pytest.mark.parametrize(

@@ -1,0 +1,46 @@
+"""A merged model's record in, its candidates as a table out: Markdown for pages and cards, Parquet for MLflow."""
+
+from pathlib import Path
+
+from tasks.artifacts import MergedModel
+
+RULES = {
+    "full_precision": "folded into the base in full precision",
+    "dequantised": "folded into the base after it was quantised and passed back",
+    "requantised": "folded into the quantised layers (for information: needs bitsandbytes)",
+}
+
+
+def markdown(merged: MergedModel) -> str:
+    """What was measured, a row a rule, or why nothing was folded; empty for full weights."""
+    if not merged.candidates:
+        return f"The adapter stays an adapter: {merged.reason}." if merged.reason else ""
+    lines = [
+        f"| rule | mean KL | max KL | equal top-1 | equal answers | {merged.metric} |",
+        "| --- |" + " ---: |" * 5,
+    ]
+    for each in merged.candidates:
+        parity, name = each.parity, f"**{each.rule}**" if each.saved else each.rule
+        lines.append(
+            f"| {name}: {RULES[each.rule]} | {parity.mean_kl:.2e} | {parity.max_kl:.2e} | {parity.top1_agreement:.2%} "
+            f"| {parity.answer_agreement:.2%} | {each.score:.3f} |"
+        )
+    shared = merged.candidates[0].parity
+    adapter = f" ({merged.adapter_score:.3f})" if merged.adapter_score is not None else ""
+    return (
+        "\n".join(lines)
+        + f"\n\nAgainst base plus adapter as trained{adapter}, on {shared.prompts} prompts and {shared.tokens:,} "
+        "tokens. KL in nats a token. The rule in bold is the merged model."
+    )
+
+
+def parquet(merged: MergedModel, path: Path) -> None:
+    """Write the candidates, a row a rule."""
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    rows = [
+        {"rule": each.rule, "saved": each.saved, **each.parity.model_dump(), merged.metric: each.score}
+        for each in merged.candidates
+    ]
+    pq.write_table(pa.Table.from_pylist(rows), path)

@@ -1,0 +1,137 @@
+"""Adapters folded into their base by every rule, and measured against base plus adapter as trained."""
+
+import math
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from transformers import AutoTokenizer
+
+from tasks.artifacts import MergeCandidate, Parity
+from tasks.errors import WorkRefused
+from tasks.modeling import merging
+from tasks.modeling.base_model import verified
+from tasks.modeling.job import TrainingJob
+from tasks.modeling.loading import load_model, stop_ids
+from tasks.modeling.merging import BoundAdapter, Questions, merge_best
+from tasks.modeling.training import Training
+from tasks.prompts import PromptRenderer
+from tasks.recipe import MergingRecipe, PromptRecipe
+from tasks.recipe_methods import EightBitLoraMethod, LoraMethod, QLoraMethod
+from tasks.store import weights_digest
+
+Make = Callable[..., TrainingJob]
+Train = Callable[[str], BoundAdapter]
+SHAPE = {"rank": 4, "alpha": 16, "dropout": 0.0, "target_modules": ["all-linear"]}
+METHODS = {"full": LoraMethod(**SHAPE), "nf4": QLoraMethod(**SHAPE), "int8": EightBitLoraMethod(**SHAPE)}
+
+
+@pytest.fixture
+def trained(job: Make, tiny_base: Path) -> Train:
+    def train(kind: str) -> BoundAdapter:
+        method = METHODS[kind]
+        made = job(method=method, learning_rate=2e-2, max_steps=25, validations=1)
+        digest = weights_digest(tiny_base)
+        made = made.model_copy(update={"origin": {"base": digest, "quantisation": method.quantisation}})
+        Training(made).run()
+        return BoundAdapter(made.folder / "weights", tiny_base, digest)
+
+    return train
+
+
+@pytest.fixture
+def questions(tiny_base: Path, colour_rows: list[dict[str, str]]) -> Questions:
+    renderer = PromptRenderer(AutoTokenizer.from_pretrained(tiny_base), PromptRecipe())
+    prompts = [renderer.prompt_ids([{"role": "user", "content": row["instruction"]}]) for row in colour_rows[::3]]
+    wanted = [row["output"] for row in colour_rows[::3]]
+
+    def score(answers: Any) -> float:
+        texts = [renderer.tokenizer.decode(ids, skip_special_tokens=True).strip() for ids in answers]
+        return sum(text == right for text, right in zip(texts, wanted, strict=True)) / len(wanted)
+
+    return Questions(prompts, stop_ids(tiny_base), 8, 8, score)
+
+
+def by_rule(candidates: list[MergeCandidate]) -> dict[str, MergeCandidate]:
+    return {each.rule: each for each in candidates}
+
+
+def test_on_a_plain_base_there_is_one_way_and_the_merged_model_answers_as_base_plus_adapter(
+    trained: Train, questions: Questions, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    adapter, loads = trained("full"), []
+    monkeypatch.setattr(merging, "load_model", lambda *given: loads.append(given) or load_model(*given))
+    (only,), score = merge_best(adapter, questions, MergingRecipe(), tmp_path / "model")
+    assert (only.rule, only.saved, only.score) == ("full_precision", True, score)
+    assert 0 < only.parity.mean_kl < 1e-8
+    assert (only.parity.top1_agreement, only.parity.answer_agreement) == (1.0, 1.0)
+    assert len(loads) == 2  # base plus adapter, and the merged model from its files
+    assert verified(tmp_path / "model", "merged").digest == weights_digest(tmp_path / "model")
+    assert (tmp_path / "model" / "origin.json").read_bytes() == (adapter.weights / "origin.json").read_bytes()
+
+
+def test_a_merge_that_answers_as_the_bare_base_is_refused(trained: Train, questions: Questions) -> None:
+    adapter = trained("full")
+    model, bare = adapter.load(), load_model(adapter.base, None, "")
+    answers, sequences = questions.answers(model)
+    others, _ = questions.answers(bare)
+    both = [merging.distributions(each, questions.prompts, sequences) for each in (model, bare)]
+    parity = merging.measure(*both, answers, others)
+    assert parity.mean_kl > 1e-2
+    with pytest.raises(WorkRefused, match=r"mean KL .* is above merging\.max_mean_kl"):
+        merging.check(parity, MergingRecipe())
+
+
+def test_after_four_bits_the_base_passed_through_them_keeps_the_answers_and_is_saved(
+    trained: Train, questions: Questions, tmp_path: Path
+) -> None:
+    adapter = trained("nf4")
+    candidates, score = merge_best(adapter, questions, MergingRecipe(), tmp_path / "model")
+    best, found = candidates[0], by_rule(candidates)
+    assert [each.rule for each in candidates if each.saved] == ["dequantised"] == [best.rule]
+    assert best.parity.mean_kl < 1e-6 < 1e-4 < found["full_precision"].parity.mean_kl
+    assert found["requantised"].parity.mean_kl > 1e-4
+    assert (best.parity.top1_agreement, best.parity.answer_agreement, best.score) == (1.0, 1.0, score)
+    assert [path.name for path in tmp_path.glob("model*")] == ["model"]
+    saved = load_model(tmp_path / "model", None, "")
+    assert {weight.dtype for weight in saved.parameters()} == {torch.float32}
+    assert not hasattr(saved.config, "quantization_config")
+    assert questions.answers(saved)[0] == questions.answers(adapter.load())[0]
+
+
+def test_after_eight_bits_the_default_bounds_let_the_nearest_pass(
+    trained: Train, questions: Questions, tmp_path: Path
+) -> None:
+    candidates, _ = merge_best(trained("int8"), questions, MergingRecipe(), tmp_path / "model")
+    assert len(candidates) == 3
+    kept = [each for each in candidates if each.rule != "requantised"]
+    assert candidates[0] == min(kept, key=lambda each: each.parity.mean_kl)
+    assert 0 < candidates[0].parity.mean_kl < MergingRecipe().max_mean_kl
+
+
+def test_a_bound_that_the_best_breaks_refuses_with_its_rule(
+    trained: Train, questions: Questions, tmp_path: Path
+) -> None:
+    with pytest.raises(WorkRefused, match=r"best rule: full_precision.*above merging\.max_mean_kl 1\.00e-30"):
+        merge_best(trained("full"), questions, MergingRecipe(max_mean_kl=1e-30), tmp_path / "model")
+
+
+def parity(kl: float, answers: float = 1.0) -> Parity:
+    return Parity(prompts=4, tokens=9, mean_kl=kl, max_kl=kl, top1_agreement=1, answer_agreement=answers)
+
+
+def test_what_is_not_a_number_passes_no_bound_and_is_nearer_than_nothing() -> None:
+    fine, broken = torch.zeros(2, 5).double().log_softmax(-1), torch.full((2, 5), torch.nan).double()
+    measured = merging.measure([fine], [broken], [[1]], [[1]])
+    assert math.isnan(measured.mean_kl)
+    with pytest.raises(WorkRefused, match="mean KL nan"):
+        merging.check(measured, MergingRecipe(min_top1_agreement=0))
+    nan, near, far, others = (
+        MergeCandidate(rule="dequantised", parity=each, score=0)
+        for each in (measured, parity(1e-9), parity(1e-3), parity(1e-9, answers=0.5))
+    )
+    assert merging.nearer(near, far) and not merging.nearer(far, near)
+    assert merging.nearer(far, nan) and not merging.nearer(nan, far)
+    assert merging.nearer(near, others)
