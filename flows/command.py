@@ -15,6 +15,7 @@ from rich.console import Console
 from rich.panel import Panel
 from rich.text import Text
 
+from flows import export
 from flows.logs import logged
 from tasks.errors import InvalidRecipe, TunelineError
 from tasks.settings import State, choose_waiting, prepare_environment, state
@@ -276,6 +277,9 @@ def ui() -> None:
     serve(here, Console())
 
 
+app.command(epilog=export.EPILOG)(export.export)
+
+
 def _prepared() -> State:
     """The state folder, once Prefect and MLflow will find it."""
     here = state()
@@ -284,13 +288,6 @@ def _prepared() -> State:
 
 
 def _found(name: str, alias: str) -> "Version":
-    """The version behind an alias; raises UnknownVersion with what there is."""
-    from tasks.errors import UnknownVersion
-    from tasks.registry.lookup import aliases, find
+    from tasks.registry.lookup import named
 
-    uri = state().tracking_uri
-    if found := find(uri, name, alias):
-        return found
-    known = aliases(uri, name)
-    there = ", ".join(f"{other} → {version}" for other, version in sorted(known.items())) or "none"
-    raise UnknownVersion(f"{name}@{alias}: {uri} has no such alias; aliases of {name}: {there}.")
+    return named(state().tracking_uri, name, alias)

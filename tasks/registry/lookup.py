@@ -18,7 +18,7 @@ from urllib.request import Request, urlopen
 
 from pydantic import BaseModel, ConfigDict
 
-from tasks.errors import PermanentError, ServiceUnavailable
+from tasks.errors import PermanentError, ServiceUnavailable, UnknownVersion
 
 SECONDS = 5.0
 """How long a server or a locked database may take to answer."""
@@ -78,6 +78,15 @@ def aliases(tracking_uri: str, name: str) -> dict[str, int]:
         found = answer["registered_model"].get("aliases", []) if answer else []
         return {entry["alias"]: int(entry["version"]) for entry in found}
     return _aliases_with_client(tracking_uri, name)
+
+
+def named(tracking_uri: str, name: str, alias: str) -> Version:
+    """The version that an alias points at; raises UnknownVersion with the aliases there are, and as `find` does."""
+    if found := find(tracking_uri, name, alias):
+        return found
+    known = aliases(tracking_uri, name)
+    there = ", ".join(f"{other} → {version}" for other, version in sorted(known.items())) or "none"
+    raise UnknownVersion(f"{name}@{alias}: {tracking_uri} has no such alias; aliases of {name}: {there}.")
 
 
 def sqlite_path(tracking_uri: str) -> Path | None:
@@ -169,7 +178,6 @@ def _credentials() -> dict[str, str]:
 
 
 def _find_with_client(tracking_uri: str, name: str, alias: str, version: int) -> Version | None:
-    from tasks.errors import UnknownVersion
     from tasks.registry.tracking import connect, service
 
     try:
@@ -192,7 +200,6 @@ def _find_with_client(tracking_uri: str, name: str, alias: str, version: int) ->
 
 
 def _aliases_with_client(tracking_uri: str, name: str) -> dict[str, int]:
-    from tasks.errors import UnknownVersion
     from tasks.registry.tracking import connect, service
 
     try:

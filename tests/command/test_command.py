@@ -21,6 +21,7 @@ COMMANDS = [
     "fetch-base",
     "doctor",
     "ui",
+    "export",
 ]
 
 
@@ -90,6 +91,8 @@ def test_an_alias_that_is_not_there_names_those_that_are(registry: Path, capsys)
         ("promote desk 1 --to prod", "candidate, staging, production"),
         ("rollback desk --reason ''", "--reason"),
         ("validate", "SOURCE"),
+        ("export desk out --dtype int8", "fp32, bf16, fp16"),
+        ("export desk out --shard-size 2", "GB or TB"),
         ("retrain missing.yaml", "no such file"),
         ("show-recipe missing.yaml", "no such file"),
     ],

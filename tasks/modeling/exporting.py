@@ -1,0 +1,162 @@
+"""A registered model's folder in, the same model for others out: another number format, shards, and a check.
+
+The check is a clean process that can import transformers and nothing of this project: it loads the files, answers a
+prompt or two, and its answers are held against those of the registered model.
+"""
+
+import json
+import os
+import shutil
+import subprocess
+import sys
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from tasks.errors import StateUnusable, WorkRefused
+from tasks.store import writable
+
+DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
+NEW_TOKENS = 32
+SECONDS = 1800.0
+ANSWER = """
+import json, sys
+import torch
+from transformers import AutoModelForCausalLM, AutoTokenizer
+
+where, asked, new_tokens, folders = sys.argv[1], json.loads(sys.argv[2]), int(sys.argv[3]), sys.argv[4:]
+found = []
+for folder in folders:
+    tokenizer = AutoTokenizer.from_pretrained(folder)
+    model = AutoModelForCausalLM.from_pretrained(folder, dtype="auto", use_safetensors=True).eval()
+    dtype = str(model.dtype).removeprefix("torch.")
+    # On most processors half precision is a hundred times slower; the numbers are rounded by now.
+    model = model.cuda() if torch.cuda.is_available() else model.float()
+    answers = []
+    for messages in asked:
+        form = {"add_generation_prompt": True, "return_dict": True, "return_tensors": "pt"}
+        read = tokenizer.apply_chat_template(messages, **form)
+        read = {name: read[name].to(model.device) for name in ("input_ids", "attention_mask")}
+        pad = tokenizer.pad_token_id if tokenizer.pad_token_id is not None else tokenizer.eos_token_id
+        with torch.inference_mode():
+            got = model.generate(**read, do_sample=False, max_new_tokens=new_tokens, pad_token_id=pad)
+        answers.append(got[0, read["input_ids"].shape[1]:].tolist())
+    found.append({"dtype": dtype, "answers": answers})
+    del model
+with open(where, "w", encoding="utf-8") as stream:
+    json.dump(found, stream)
+"""
+
+
+@dataclass(frozen=True)
+class Exported:
+    """What lies in an exported folder, and how its answers compare with the registered model's."""
+
+    folder: Path
+    dtype: str
+    shards: int
+    bytes: int
+    prompts: int
+    equal_answers: int
+    equal_tokens: float
+    """Share of the registered model's tokens that come before the first difference of each answer."""
+
+
+def export(
+    source: Path,
+    folder: Path,
+    dtype: str,
+    shard_size: str,
+    extra: Mapping[str, Path],
+    asked: Sequence[Sequence[Mapping[str, str]]],
+) -> Exported:
+    """Write a merged or full model in `dtype` (fp32, bf16, fp16), in files of `shard_size` (2GB) at most, and check it.
+
+    `extra` are files to lie beside it, by name; `asked` are the messages of each prompt of the check. The folder is
+    renamed into place when all of that succeeded. Raises StateUnusable for a folder with something in it, WorkRefused
+    where numbers do not fit the format or the clean process does not load and answer.
+    """
+    if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
+        raise StateUnusable(f"{folder}: there is something in it already; name a new or an empty folder.")
+    partial = folder.with_name(f".{folder.name}.partial")
+    with writable(folder.parent):
+        shutil.rmtree(partial, ignore_errors=True)
+        try:
+            _write(source, partial, dtype, shard_size)
+            for name, path in extra.items():
+                shutil.copyfile(path, partial / name)
+            registered, again = _answers([source, partial], asked, partial.with_name(f"{partial.name}.json"))
+            wanted = str(DTYPES[dtype]).removeprefix("torch.")
+            if again["dtype"] != wanted:
+                raise WorkRefused(f"export: {folder} loads as {again['dtype']}, not as {wanted}.")
+            if folder.exists():
+                folder.rmdir()
+            partial.rename(folder)
+        finally:
+            shutil.rmtree(partial, ignore_errors=True)
+    files = list(folder.glob("*.safetensors"))
+    pairs = list(zip(registered["answers"], again["answers"], strict=True))
+    same = sum(_common(one, two) for one, two in pairs)
+    return Exported(
+        folder=folder,
+        dtype=dtype,
+        shards=len(files),
+        bytes=sum(path.stat().st_size for path in files),
+        prompts=len(pairs),
+        equal_answers=sum(one == two for one, two in pairs),
+        equal_tokens=same / max(1, sum(len(one) for one, _ in pairs)),
+    )
+
+
+def _write(source: Path, folder: Path, dtype: str, shard_size: str) -> None:
+    from transformers import AutoModelForCausalLM, AutoTokenizer
+
+    model = AutoModelForCausalLM.from_pretrained(source, dtype=DTYPES[dtype], use_safetensors=True)
+    broken = [name for name, weight in model.named_parameters() if not torch.isfinite(weight).all()]
+    if broken:
+        raise WorkRefused(f"export: {dtype} cannot hold {broken[0]} ({len(broken)} such): choose bf16 or fp32.")
+    model.save_pretrained(folder, max_shard_size=shard_size)
+    AutoTokenizer.from_pretrained(source).save_pretrained(folder)
+    origin = source / "origin.json"
+    if origin.exists():
+        shutil.copyfile(origin, folder / origin.name)
+
+
+def _answers(
+    folders: Sequence[Path], asked: Sequence[Sequence[Mapping[str, str]]], place: Path
+) -> list[dict[str, Any]]:
+    """Number format and greedy answers of each folder, from an isolated interpreter that is offline."""
+    command = [sys.executable, "-I", "-c", ANSWER, str(place), json.dumps(asked), str(NEW_TOKENS), *map(str, folders)]
+    environment = os.environ | {"HF_HUB_OFFLINE": "1", "TRANSFORMERS_VERBOSITY": "error", "PYTHONIOENCODING": "utf-8"}
+    try:
+        done = subprocess.run(
+            command,
+            cwd=place.parent,
+            env=environment,
+            capture_output=True,
+            text=True,
+            errors="replace",
+            timeout=SECONDS,
+            check=False,
+        )
+        if done.returncode:
+            said = "\n".join((done.stderr or done.stdout).strip().splitlines()[-12:])
+            raise WorkRefused(f"export: transformers does not load and answer it in a clean process: {said}")
+        return list(json.loads(place.read_text("utf-8")))
+    except subprocess.TimeoutExpired as fault:
+        raise WorkRefused(f"export: the clean process gave no answer within {SECONDS:.0f} s.") from fault
+    finally:
+        place.unlink(missing_ok=True)
+
+
+def _common(one: Sequence[int], two: Sequence[int]) -> int:
+    """Tokens before the first difference.
+
+    >>> _common([1, 2, 3], [1, 2, 4])
+    2
+    """
+    pairs = enumerate(zip(one, two, strict=False))
+    return next((at for at, (left, right) in pairs if left != right), min(len(one), len(two)))
