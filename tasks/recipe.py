@@ -219,6 +219,12 @@ class ComputeRecipe(Stage):
         description="replicated: each process holds all; fsdp2, zero2, zero3 share out optimiser, gradients, weights.",
     )
 
+    @model_validator(mode="after")
+    def _machines_run_as_many_each(self) -> Self:
+        if self.processes % self.machines:
+            raise ValueError(f"processes ({self.processes}) cannot be dealt out evenly to {self.machines} machines")
+        return self
+
 
 class MetricName(StrEnum):
     """Scores that compare an answer with its reference."""

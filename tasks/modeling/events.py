@@ -26,11 +26,16 @@ class EventLog:
         """Append one event; a step or validation already logged before a crash is skipped: it is the same point."""
         if event in ("step", "validation") and (event, fields.get("step")) in self.seen:
             return
-        line = json.dumps({"event": event, "time": time.time(), **fields})
-        with self.path.open("a", encoding="utf-8") as stream:
-            stream.write(line + "\n")
-            stream.flush()
-            os.fsync(stream.fileno())
+        append(self.path, event, **fields)
+
+
+def append(path: Path, event: str, **fields: Any) -> None:
+    """Append one event as it is: for a process beside the one that keeps the log."""
+    line = json.dumps({"event": event, "time": time.time(), **fields})
+    with path.open("a", encoding="utf-8") as stream:
+        stream.write(line + "\n")
+        stream.flush()
+        os.fsync(stream.fileno())
 
 
 def _drop_torn_line(path: Path) -> None:

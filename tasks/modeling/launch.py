@@ -3,13 +3,13 @@
 import json
 import os
 import subprocess
-import sys
 import time
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
 from tasks.errors import OutOfMemory, PermanentError, TrainingDiverged, WorkerDied
+from tasks.modeling import processes
 from tasks.modeling.events import EVENTS, Follower
 from tasks.modeling.job import JOB, TrainingJob
 from tasks.modeling.worker import Exit
@@ -31,35 +31,42 @@ def train(job: TrainingJob, listen: Listener, environment: Mapping[str, str] | N
     if not summary.exists():
         attempt = _attempt(job.folder)
         job = job.model_copy(update={**attempt, "parent": os.getpid()})
+        variables = {**os.environ, **(environment or {})}
+        processes.check(job.compute, job.recipe.method, variables)
         (job.folder / JOB).write_text(job.model_dump_json(indent=1), "utf-8")
-        code = _run(job.folder, listen, environment)
+        code, reported = _run(job, listen, variables)
         if code != Exit.done:
-            raise _failure(job, code)
+            raise _failure(job, code, reported)
     else:
         listen(Follower(job.folder / EVENTS).new())
     return dict(json.loads(summary.read_text("utf-8")))
 
 
-def _run(folder: Path, listen: Listener, environment: Mapping[str, str] | None) -> int:
-    follower = Follower(folder / EVENTS)
+def _run(job: TrainingJob, listen: Listener, variables: Mapping[str, str]) -> tuple[int, dict[str, Any] | None]:
+    """Start the training and follow it: the exit code, and the first failure that one of its processes reported."""
+    follower = Follower(job.folder / EVENTS)
     listen(follower.new())
-    command = [sys.executable, "-m", "tasks.modeling.worker", str(folder / JOB)]
-    root = str(Path(__file__).parents[2])
-    paths = os.pathsep.join(filter(None, [root, os.environ.get("PYTHONPATH", "")]))
-    variables = {**os.environ, "PYTHONPATH": paths, "PYTHONUNBUFFERED": "1", **(environment or {})}
-    with (folder / LOG).open("ab") as output:
-        worker = subprocess.Popen(command, stdout=output, stderr=subprocess.STDOUT, env=variables)
+    failures: list[dict[str, Any]] = []
+
+    def look() -> None:
+        new = follower.new()
+        failures.extend(event for event in new if event["event"] == "failed")
+        listen(new)
+
+    command, added = processes.command(job.folder / JOB, job.compute, variables)
+    with (job.folder / LOG).open("ab") as output:
+        worker = subprocess.Popen(command, stdout=output, stderr=subprocess.STDOUT, env={**variables, **added})
         try:
             while worker.poll() is None:
-                listen(follower.new())
+                look()
                 time.sleep(LOOK_EVERY_SECONDS)
         except BaseException:
             # Also Prefect's TerminationSignal, which is no Exception: the worker writes a checkpoint and ends.
             worker.terminate()
             worker.wait(60)
             raise
-        listen(follower.new())
-    return worker.returncode
+        look()
+    return worker.returncode, failures[0] if failures else None
 
 
 def _attempt(folder: Path) -> dict[str, Any]:
@@ -67,10 +74,16 @@ def _attempt(folder: Path) -> dict[str, Any]:
     return dict(json.loads(path.read_text("utf-8"))) if path.exists() else {}
 
 
-def _failure(job: TrainingJob, code: int) -> Exception:
-    """The error for an exit code; what the next try should do differently is written down first."""
-    tail = "\n".join((job.folder / LOG).read_text("utf-8", errors="replace").splitlines()[-12:])
+def _failure(job: TrainingJob, code: int, reported: dict[str, Any] | None = None) -> Exception:
+    """The error for a training that ended early; what the next try should do differently is written down first.
+
+    A process's own report goes before the exit code: a launcher has one code for every failure.
+    """
     attempt = {"micro_batch_divisor": job.micro_batch_divisor, "learning_rate_scale": job.learning_rate_scale}
+    if reported:
+        code = Exit[reported["failure"]]
+    elif code > 0 and processes.launched(job.compute):
+        code = Exit.peer_lost
     if code == Exit.out_of_memory:
         attempt["micro_batch_divisor"] *= 2
         error: Exception = OutOfMemory(
@@ -83,14 +96,23 @@ def _failure(job: TrainingJob, code: int) -> Exception:
             f"the loss is no longer a number; the next try starts from the last good checkpoint at "
             f"{attempt['learning_rate_scale']:g} of the learning rate."
         )
-    elif code == Exit.interrupted or code < 0:
-        how = "was asked to end" if code == Exit.interrupted else f"was killed by signal {-code}"
+    elif code in (Exit.interrupted, Exit.peer_lost) or code < 0:
         error = WorkerDied(
-            f"the training process {how}; the next try goes on from its last checkpoint ({job.folder / 'checkpoints'})."
+            f"the training process {_how(code)}; the next try goes on from its last checkpoint "
+            f"({job.folder / 'checkpoints'}). Its own words are in {job.folder / LOG}."
         )
     else:
-        error = PermanentError(
-            f"the training process failed (exit code {code}); the end of {job.folder / LOG}:\n{tail}"
-        )
+        said = f": {reported['text']}" if reported else f" (exit code {code})"
+        error = PermanentError(f"the training process failed{said}; the end of {job.folder / LOG}:\n{_tail(job)}")
     (job.folder / ATTEMPTS).write_text(json.dumps(attempt), "utf-8")
     return error
+
+
+def _how(code: int) -> str:
+    if code == Exit.interrupted:
+        return "was asked to end"
+    return f"was killed by signal {-code}" if code < 0 else "lost one of its processes, killed or cut off"
+
+
+def _tail(job: TrainingJob) -> str:
+    return "\n".join((job.folder / LOG).read_text("utf-8", errors="replace").splitlines()[-12:])

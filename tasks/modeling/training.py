@@ -1,9 +1,9 @@
 """A job in, trained weights out: the training loop, as pure as the machine allows.
 
 Every step is a function of the weights before it, its examples and its number: the order comes from the seed, and the
-random
-state is set anew at each step. So a resumed training takes the same steps as one that was never interrupted; on a CPU
-with the same number of threads, to the bit.
+random state is set anew for each pack. So a resumed training takes the same steps as one that was never interrupted, on
+a CPU with the same number of threads to the bit. Several processes, which share each step's packs, take the steps of
+one, up to the order of sums.
 """
 
 import json
@@ -16,8 +16,8 @@ from typing import Any
 
 import torch
 
-from tasks.errors import TrainingDiverged
-from tasks.modeling import checkpoints, saving
+from tasks.errors import StateUnusable, TrainingDiverged
+from tasks.modeling import checkpoints, saving, sharing
 from tasks.modeling.batches import Pack, collate, fill, plan
 from tasks.modeling.events import EVENTS, EventLog
 from tasks.modeling.job import TrainingJob
@@ -74,15 +74,13 @@ class Training:
     """One training: model, optimiser, plan and log, put together from a job."""
 
     def __init__(self, job: TrainingJob, stop: Callable[[], bool] = lambda: False) -> None:
-        from accelerate import Accelerator
-
         recipe = job.recipe
         self.job, self.recipe, self.stop = job, recipe, stop
-        precision = autocast_dtype(job.compute.precision, device())
-        self.accelerator = Accelerator(mixed_precision=PRECISIONS[precision])
-        torch.manual_seed(job.seed)
-        model = load_for_training(job.base, recipe.method, job.compute, job.trust_remote_code)
-        self.start = saving.keep_start(model, job.folder / "start")
+        sharing.select_device()
+        self.accelerator = sharing.start(PRECISIONS[autocast_dtype(job.compute.precision, device())])
+        self.main: bool = self.accelerator.is_main_process
+        model = self._load()
+        self.start = saving.keep_start(model, job.folder / "start") if self.main else None
         self.examples, self.validation = read_examples(job.train), read_examples(job.validation)
         self.plan = plan(
             [len(ids) for ids, _ in self.examples],
@@ -96,58 +94,78 @@ class Training:
         optimizer = torch.optim.AdamW(
             trainable(model).values(), lr=recipe.highest_rate, weight_decay=recipe.weight_decay
         )
-        self.model, self.optimizer = self.accelerator.prepare(model, optimizer)
+        self.model, self.optimizer = sharing.prepare(self.accelerator, model, optimizer)
         self.parameters = list(trainable(self.model).values())
-        self.log = EventLog(job.folder / EVENTS)
+        self.log = EventLog(job.folder / EVENTS) if self.main else None
         self.progress = Progress()
         self.checkpointed = time.monotonic()
 
     @property
     def plain(self) -> Any:
-        """The model without accelerate's wrapping."""
+        """The model without any wrapping."""
         return self.accelerator.unwrap_model(self.model)
+
+    def _load(self) -> Any:
+        job = self.job
+        torch.manual_seed(job.seed)
+        return load_for_training(job.base, self.recipe.method, job.compute, job.trust_remote_code)
+
+    def _tell(self, event: str, **fields: Any) -> None:
+        """Write to the event log, which the first process keeps."""
+        if self.log is not None:
+            self.log.write(event, **fields)
 
     def run(self) -> Progress:
         """Train to the end, from the last checkpoint where there is one; leave `weights/` behind.
 
         Raises Interrupted when asked to stop, TrainingDiverged when a loss is not a number.
         """
-        state = checkpoints.resume(self.job.folder / "checkpoints", self.plain, self.optimizer)
+        state = checkpoints.resume(self.job.folder / "checkpoints", self.model, self.optimizer)
         if state is not None:
             self.progress = Progress(**state)
         progress, total = self.progress, len(self.plan.steps)
-        self.log.write(
+        self._check_same_start()
+        self._tell(
             "start",
             from_step=progress.step,
             steps=total,
             tokens=sum(len(ids) for ids, _ in self.examples),
             trainable_parameters=sum(parameter.numel() for parameter in self.parameters),
-            parameters=count(self.plain),
+            parameters=count(self.model),
         )
         every = max(1, math.ceil(total / self.recipe.validations))
         while progress.step < total and not progress.stopped_early:
             self._step(progress.step, total)
             if self.validation and (progress.step % every == 0 or progress.step == total):
                 self._validate()
-            if self.stop():
+            due = time.monotonic() - self.checkpointed >= self.recipe.checkpoint_seconds
+            # Agreed: a process that alone stopped, or wrote a checkpoint, would leave the others waiting.
+            stop, due = map(bool, sharing.largest(self.accelerator, self.stop(), due))
+            if stop or due:
                 self._checkpoint()
+            if stop:
                 raise Interrupted
-            if time.monotonic() - self.checkpointed >= self.recipe.checkpoint_seconds:
-                self._checkpoint()
         self._save()
         return progress
+
+    def _check_same_start(self) -> None:
+        step = self.progress.step
+        if sharing.largest(self.accelerator, step, -step) != [step, -step]:
+            raise StateUnusable(
+                f"{self.job.folder}: the processes found different checkpoints in it; all machines of a training need "
+                "to see one and the same folder."
+            )
 
     def _step(self, number: int, total: int) -> None:
         """One optimiser step over its packs: the mean loss over all labels of the step."""
         started = time.monotonic()
-        torch.manual_seed(self.job.seed * 1_000_003 + number)
         scale = learning_rate(number, total, self.recipe.warmup_ratio, self.recipe.schedule)
         rate = self.recipe.highest_rate * self.job.learning_rate_scale * scale
         for group in self.optimizer.param_groups:
             group["lr"] = rate
         packs = [collate([self.examples[example] for example in pack]) for pack in self.plan.steps[number]]
         labels = sum(pack.targets.numel() for pack in packs)
-        loss = self._accumulate(packs, labels)
+        loss = self._accumulate(number, packs, labels)
         if not math.isfinite(loss):
             raise TrainingDiverged(f"step {number + 1}: the loss is {loss}")
         norm = self._clip()
@@ -160,7 +178,7 @@ class Training:
         progress.tokens += tokens
         progress.seconds += seconds
         progress.losses = [*progress.losses[-19:], loss]
-        self.log.write(
+        self._tell(
             "step",
             step=progress.step,
             loss=loss,
@@ -170,26 +188,24 @@ class Training:
             tokens_per_second=tokens / seconds,
         )
 
-    def _accumulate(self, packs: Sequence[Pack], labels: int) -> float:
+    def _accumulate(self, step: int, packs: Sequence[Pack], labels: int) -> float:
         """Gradients of this process's share of the packs, summed over processes; the loss, in nats a label."""
         accelerator = self.accelerator
         total = torch.zeros((), device=accelerator.device)
-        for pack in packs[accelerator.process_index :: accelerator.num_processes]:
+        for number, pack, weight in sharing.share(accelerator, packs):
+            # By pack, so that a pack meets the same dropout whichever process has it.
+            torch.manual_seed(self.job.seed * 1_000_003 + step + (number << 40))
             with accelerator.autocast():
                 loss = pack_loss(self.model, pack.to(accelerator.device)) / labels
-            accelerator.backward(loss)
-            total += loss.detach()
-        if accelerator.num_processes > 1:
-            for parameter in self.parameters:
-                if parameter.grad is None:
-                    parameter.grad = torch.zeros_like(parameter)
-                parameter.grad = accelerator.reduce(parameter.grad, "sum")
-            total = accelerator.reduce(total, "sum")
-        return float(total)
+            accelerator.backward(loss * weight)
+            total += loss.detach() * bool(weight)
+        sharing.sum_gradients(accelerator, self.parameters)
+        return float(accelerator.reduce(total, "sum"))
 
     def _clip(self) -> float:
         limit = self.recipe.max_grad_norm or math.inf
-        return float(self.accelerator.clip_grad_norm_(self.parameters, limit))
+        norm = self.accelerator.clip_grad_norm_(self.parameters, limit)
+        return float(sharing.whole({"norm": norm}, True)["norm"])
 
     def _validate(self) -> None:
         """Mean loss over the validation split's labels; keep the weights when it is the best so far."""
@@ -197,46 +213,57 @@ class Training:
         loss = self.validation_loss()
         if progress.best_loss is None or loss < progress.best_loss:
             progress.best_loss, progress.best_step, progress.without_improvement = loss, progress.step, 0
-            checkpoints.save_weights(self.plain, self.job.folder / "best")
+            checkpoints.save_weights(self.model, self.job.folder / "best", self.main)
         else:
             progress.without_improvement += 1
         patience = self.recipe.early_stopping_patience
         progress.stopped_early = bool(patience) and progress.without_improvement >= patience
-        self.log.write("validation", step=progress.step, loss=loss, best_step=progress.best_step)
+        self._tell("validation", step=progress.step, loss=loss, best_step=progress.best_step)
 
     def validation_loss(self) -> float:
         """Nats a label over the validation split."""
         self.model.eval()
-        total = torch.zeros((), dtype=torch.float64)
-        labels = 0
-        packs = fill(range(len(self.validation)), [len(ids) for ids, _ in self.validation], self.recipe.batch_tokens)
-        with torch.inference_mode(), self.accelerator.autocast():
-            for numbers in packs:
-                pack = collate([self.validation[number] for number in numbers]).to(self.accelerator.device)
-                total += pack_loss(self.model, pack).cpu().double()
-                labels += pack.targets.numel()
+        accelerator, examples = self.accelerator, self.validation
+        sums = torch.zeros(2, dtype=torch.float64, device=accelerator.device)
+        packs = fill(range(len(examples)), [len(ids) for ids, _ in examples], self.recipe.batch_tokens)
+        # Not inference_mode: weights gathered in it could not be trained on afterwards.
+        with torch.no_grad(), accelerator.autocast():
+            for _, numbers, weight in sharing.share(accelerator, packs):
+                pack = collate([examples[number] for number in numbers]).to(accelerator.device)
+                measured = torch.stack([pack_loss(self.model, pack).double(), sums.new_tensor(pack.targets.numel())])
+                sums += measured * bool(weight)
         self.model.train()
-        return float(total / labels)
+        loss, labels = accelerator.reduce(sums, "sum").tolist()
+        return float(loss / labels)
 
     def _checkpoint(self) -> None:
-        if self.accelerator.is_main_process:
-            checkpoints.save(self.job.folder / "checkpoints", self.plain, self.optimizer, asdict(self.progress))
-            self.log.write("checkpoint", step=self.progress.step)
+        folder, state = self.job.folder / "checkpoints", asdict(self.progress)
+        checkpoints.save(folder, self.model, self.optimizer, state, self.main)
+        self._tell("checkpoint", step=self.progress.step)
         self.accelerator.wait_for_everyone()
         self.checkpointed = time.monotonic()
 
     def _save(self) -> None:
         """Write `weights/`: adapter or model, the tokenizer with its template, and what they are bound to."""
-        if not self.accelerator.is_main_process:
-            return
-        job, progress = self.job, self.progress
-        if progress.best_loss is not None:
-            checkpoints.load_weights(self.plain, job.folder / "best")
-        saving.save(self.plain, job.tokenizer, job.folder / "weights", job.origin, self.start)
+        job, progress, sharded = self.job, self.progress, self.accelerator.is_fsdp2
         summary = asdict(progress) | {
             "trainable_parameters": sum(parameter.numel() for parameter in self.parameters),
-            "peak_memory": saving.peak_memory(),
+            "peak_memory": int(*sharing.largest(self.accelerator, saving.peak_memory())),
             "final_loss": sum(progress.losses) / max(1, len(progress.losses)),
         }
+        best = job.folder / "best"
+        if sharded and progress.best_loss is None:
+            checkpoints.save_weights(self.model, best, self.main)
+        if not self.main:
+            return
+        if sharded:
+            # Alone, one process cannot write what is shared out: it fills a model of its own, in the room of its share.
+            self.model = self.optimizer = None
+            self.parameters.clear()
+            self.accelerator.free_memory()
+            self.model = self._load()
+        if sharded or progress.best_loss is not None:
+            checkpoints.load_weights(self.model, best)
+        saving.save(self.model, job.tokenizer, job.folder / "weights", job.origin, self.start)
         (job.folder / "summary.json").write_text(json.dumps(summary, indent=1), "utf-8")
-        self.log.write("done", step=progress.step, seconds=progress.seconds)
+        self._tell("done", step=progress.step, seconds=progress.seconds)

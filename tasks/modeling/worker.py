@@ -1,7 +1,8 @@
 """The training process: a job file in, weights and an event log out, and an exit code that says what went wrong.
 
 Started as `python -m tasks.modeling.worker job.json`, or the same under `accelerate launch`. It speaks to no server.
-It ends by itself when the process that started it ends: nothing trains on unseen.
+It ends by itself when the process that started it ends: nothing trains on unseen. What failed is also written to the
+event log, since a launcher answers 1 whatever the exit code of its workers was.
 """
 
 import os
@@ -15,7 +16,7 @@ from enum import IntEnum
 from pathlib import Path
 from types import FrameType
 
-from tasks.modeling.events import EVENTS, EventLog
+from tasks.modeling.events import EVENTS, append
 from tasks.modeling.job import TrainingJob
 
 GRACE_SECONDS = 30
@@ -28,6 +29,7 @@ class Exit(IntEnum):
     failed = 1
     diverged = 3
     out_of_memory = 4
+    peer_lost = 5
     interrupted = 75
 
 
@@ -68,27 +70,57 @@ def main(path: Path) -> Exit:
     """Run one job; what failed is also written to the event log."""
     job = TrainingJob.model_validate_json(path.read_text("utf-8"))
     stop = StopRequest()
-    if job.parent:
-        stop.watch(job.parent)
-    import torch
-
-    from tasks.errors import TrainingDiverged
-    from tasks.modeling.training import Interrupted, Training
+    for process in _watched(job):
+        stop.watch(process)
+    from tasks.modeling.training import Training
 
     try:
         with alone(job.folder):
             Training(job, stop).run()
-    except Interrupted:
-        return Exit.interrupted
-    except TrainingDiverged as fault:
-        _report(job, "diverged", fault)
-        return Exit.diverged
-    except (torch.OutOfMemoryError, MemoryError, RuntimeError) as fault:
-        if not is_out_of_memory(fault):
+    except Exception as fault:
+        end = how_it_ended(fault)
+        # All processes stop or diverge at the same step; of the other failures each knows only its own.
+        if end is not Exit.peer_lost and (is_first() or end not in (Exit.interrupted, Exit.diverged)):
+            append(job.folder / EVENTS, "failed", failure=end.name, text=f"{type(fault).__name__}: {fault}"[:2000])
+        if end in (Exit.failed, Exit.peer_lost):
             raise
-        _report(job, "out_of_memory", fault)
-        return Exit.out_of_memory
+        return end
     return Exit.done
+
+
+def is_first() -> bool:
+    """Whether this is the only process of its training, or the first."""
+    return os.environ.get("RANK", "0") == "0"
+
+
+def _watched(job: TrainingJob) -> list[int]:
+    """The processes without which this one ends: the verb where it is on this machine, and the launcher."""
+    launcher = [os.getppid()] if "TORCHELASTIC_RUN_ID" in os.environ else []
+    verb = [job.parent] if job.parent and os.environ.get("GROUP_RANK", "0") == "0" else []
+    return verb + launcher
+
+
+def how_it_ended(fault: Exception) -> Exit:
+    """The way of ending that an error stands for.
+
+    >>> how_it_ended(RuntimeError("DefaultCPUAllocator: can't allocate memory: you tried to allocate 9 bytes"))
+    <Exit.out_of_memory: 4>
+    """
+    import torch
+
+    from tasks.errors import TrainingDiverged
+    from tasks.modeling.training import Interrupted
+
+    if isinstance(fault, Interrupted):
+        return Exit.interrupted
+    if isinstance(fault, TrainingDiverged):
+        return Exit.diverged
+    if isinstance(fault, torch.OutOfMemoryError | MemoryError | RuntimeError) and is_out_of_memory(fault):
+        return Exit.out_of_memory
+    if isinstance(fault, torch.distributed.DistError) or (isinstance(fault, RuntimeError) and "gloo" in str(fault)):
+        # Another process went away; why is known there.
+        return Exit.peer_lost
+    return Exit.failed
 
 
 @contextmanager
@@ -97,7 +129,7 @@ def alone(folder: Path) -> Iterator[None]:
 
     Of several processes of one training, the first waits for all: the others cannot start without it.
     """
-    if int(os.environ.get("RANK", "0")):
+    if not is_first():
         yield
         return
     from filelock import FileLock
@@ -114,10 +146,6 @@ def is_out_of_memory(fault: BaseException) -> bool:
     """
     text = str(fault).lower()
     return isinstance(fault, MemoryError) or "out of memory" in text or "can't allocate memory" in text
-
-
-def _report(job: TrainingJob, failure: str, fault: BaseException) -> None:
-    EventLog(job.folder / EVENTS).write("failed", failure=failure, text=str(fault)[:2000])
 
 
 if __name__ == "__main__":
