@@ -4,10 +4,12 @@ import os
 import shutil
 from pathlib import Path
 
+from tasks.adapters import check_adapters
 from tasks.data.dataset import source_digest
 from tasks.errors import InvalidBaseModel, PermanentError, StateUnusable
 from tasks.modeling.base_model import CARRIED, verified
 from tasks.recipe import BaseModelRecipe, Recipe
+from tasks.recipe_methods import CombineMethod
 from tasks.registry import policy
 from tasks.settings import prepare_environment, state
 from tasks.store import writable
@@ -28,6 +30,8 @@ def preflight(recipe: Recipe, evaluated: str = "") -> Workplace:
     policy.load(Path(recipe.promotion.policy))
     sources = source_digest(recipe.data)
     _check_base(recipe.base)
+    if isinstance(recipe.training.method, CombineMethod):
+        check_adapters(recipe.training.method, here)
     with writable(here.root):
         probe = here.root / f".writable-{os.getpid()}"
         probe.write_text("", "utf-8")

@@ -1,7 +1,7 @@
 """A recipe's base model in, its verified folder out: the one place that joins folders, hubs and the registry."""
 
 from tasks.artifacts import TokenizedDataset
-from tasks.errors import InvalidBaseModel, UnknownVersion
+from tasks.errors import InvalidBaseModel, InvalidRecipe, UnknownVersion
 from tasks.modeling.base_model import BaseModelFolder, resolve, verified
 from tasks.recipe import BaseModelRecipe
 from tasks.workplace import Workplace
@@ -19,19 +19,28 @@ def base_of(recipe: BaseModelRecipe, place: Workplace) -> BaseModelFolder:
         return resolve(recipe, place.state.bases)
     from tasks.registry import lookup, versions
 
-    address = recipe.model.removeprefix(REGISTRY)
-    name, _, alias = address.partition("@")
-    name, _, number = name.partition("/")
-    if not name or bool(alias) == bool(number) or (number and not number.isdigit()):
-        raise InvalidBaseModel(f"base.model: {recipe.model}: write models:/name@alias or models:/name/version.")
+    name, alias, number = parsed(recipe.model, "base.model")
     uri = place.state.tracking_uri
-    found = lookup.find(uri, name, alias or "production", int(number or 0))
+    found = lookup.find(uri, name, alias, number)
     if found is None:
         raise UnknownVersion(
             f"base.model: {recipe.model}: {uri} has no such version; it has {lookup.aliases(uri, name)}."
         )
     folder = versions.model_folder(uri, name, found.version, place.state.root / "cache")
     return verified(folder, f"models:/{name}/{found.version}", recipe.trust_remote_code)
+
+
+def parsed(address: str, key: str) -> tuple[str, str, int]:
+    """Name, alias and number of a `models:/` address, as `lookup.find` takes them; `key` is for the message.
+
+    >>> parsed("models:/desk@staging", "base.model"), parsed("models:/desk/3", "base.model")
+    (('desk', 'staging', 0), ('desk', 'production', 3))
+    """
+    name, _, alias = address.removeprefix(REGISTRY).partition("@")
+    name, _, number = name.partition("/")
+    if not name or bool(alias) == bool(number) or (number and not number.isdigit()):
+        raise InvalidRecipe(f"{key}: {address}: write models:/name@alias or models:/name/version.")
+    return name, alias or "production", int(number or 0)
 
 
 def same_base(recipe: BaseModelRecipe, tokenized: TokenizedDataset, place: Workplace) -> BaseModelFolder:

@@ -14,6 +14,7 @@ from tasks.artifacts import (
 )
 from tasks.bases import same_base
 from tasks.modeling.base_model import BaseModelFolder
+from tasks.modeling.origin import origin_of
 from tasks.recipe import Recipe
 from tasks.registry import lookup
 from tasks.retries import verb
@@ -90,7 +91,7 @@ def _register(
     adapter_name, adapter_version, bound = "", 0, {}
     if weights.kind == "adapter":
         adapter_name = f"{recipe.name}-adapter"
-        quantisation = recipe.training.method.quantisation
+        quantisation = origin_of(weights.path("weights"))["quantisation"]
         bound = versions.base_config(_address_of(base, run), base.folder, quantisation)
         adapter_version = versions.register_model(
             run,

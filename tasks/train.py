@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from tasks import adapters
 from tasks.artifacts import TokenizedDataset, TrainedWeights
 from tasks.bases import same_base
 from tasks.errors import ServiceUnavailable
@@ -16,6 +17,7 @@ from tasks.modeling.job import JOB, TrainingJob
 from tasks.pages import shown_progress
 from tasks.progress import Meter
 from tasks.recipe import Recipe
+from tasks.recipe_methods import CombineMethod
 from tasks.retries import verb
 from tasks.store import digest, file_digest, weights_digest
 from tasks.workplace import Workplace
@@ -33,6 +35,8 @@ log = logging.getLogger("tuneline")
 def train(tokenized: TokenizedDataset, recipe: Recipe, place: Workplace) -> TrainedWeights:
     """Fit the weights the recipe asks for, or go on where an interrupted training stopped."""
     base = same_base(recipe.base, tokenized, place)
+    method = recipe.training.method
+    parts = adapters.folders_of(method, place) if isinstance(method, CombineMethod) else []
     inputs = {
         "version": VERSION,
         "data": tokenized.digest,
@@ -40,16 +44,18 @@ def train(tokenized: TokenizedDataset, recipe: Recipe, place: Workplace) -> Trai
         "recipe": recipe.training.model_dump(mode="json", exclude=NOT_PART_OF_THE_RESULT),
         "compute": recipe.compute,
         "seed": recipe.seed,
+        "adapters": adapters.identity(parts),
     }
     with shown_progress(f"{recipe.name} train", 1, "steps") as meter:
         follower = Follower(place, meter)
-        weights = place.store.make(
-            "train",
-            inputs,
-            TrainedWeights,
-            lambda folder: _build(folder, tokenized, base, recipe, follower),
-            resumable=True,
-        )
+
+        def build(folder: Path) -> TrainedWeights:
+            if parts:
+                origin = origin_for(base, tokenized, recipe)
+                return adapters.combined(folder, parts, tokenized, base, origin, recipe)
+            return _build(folder, tokenized, base, recipe, follower)
+
+        weights = place.store.make("train", inputs, TrainedWeights, build, resumable=not parts)
     place.run.once(weights, lambda run: _tell(run, weights))
     return weights
 
@@ -123,6 +129,19 @@ def points_of(new: Sequence[dict[str, Any]]) -> "list[Point]":
     return points
 
 
+def origin_for(base: BaseModelFolder, tokenized: TokenizedDataset, recipe: Recipe) -> dict[str, Any]:
+    """What the weights are bound to; kept beside them as `origin.json`."""
+    return {
+        "base": base.digest,
+        "base_name": base.name,
+        "base_revision": base.hub_revision,
+        "quantisation": recipe.training.method.quantisation,
+        "tokenizer": base.tokenizer_digest,
+        "template": tokenized.template_digest,
+        "system": recipe.prompt.system,
+    }
+
+
 def _build(
     folder: Path, tokenized: TokenizedDataset, base: BaseModelFolder, recipe: Recipe, follower: Follower
 ) -> TrainedWeights:
@@ -137,15 +156,7 @@ def _build(
         recipe=recipe.training,
         compute=recipe.compute,
         seed=recipe.seed,
-        origin={
-            "base": base.digest,
-            "base_name": base.name,
-            "base_revision": base.hub_revision,
-            "quantisation": recipe.training.method.quantisation,
-            "tokenizer": base.tokenizer_digest,
-            "template": tokenized.template_digest,
-            "system": recipe.prompt.system,
-        },
+        origin=origin_for(base, tokenized, recipe),
     )
     summary = launch.train(job, follower)
     # Only the trainer needs these, and it is done.
@@ -175,4 +186,5 @@ def _tell(run: "MlflowRun", weights: TrainedWeights) -> None:
     from tasks.registry import tracking
 
     tracking.log_points(run, points_of(list(events.read(weights.path(events.EVENTS)))))
-    tracking.log_files(run, {"training": [weights.path(name) for name in (events.EVENTS, JOB, "summary.json")]})
+    told = [weights.path(name) for name in (events.EVENTS, JOB, "summary.json", adapters.PARTS)]
+    tracking.log_files(run, {"training": [path for path in told if path.exists()]})

@@ -1,0 +1,98 @@
+"""Adapters that a recipe names in; their folders, and what they are put together to, out."""
+
+import json
+import time
+from pathlib import Path
+from typing import Any
+
+from tasks.artifacts import TokenizedDataset, TrainedWeights
+from tasks.bases import REGISTRY, parsed
+from tasks.errors import InvalidRecipe, UnknownVersion
+from tasks.modeling.base_model import BaseModelFolder
+from tasks.modeling.origin import ADAPTER_CONFIG, ORIGIN, is_adapter
+from tasks.recipe import Recipe
+from tasks.recipe_methods import CombineMethod
+from tasks.registry import lookup
+from tasks.settings import State
+from tasks.store import digest, file_digest, weights_digest
+from tasks.workplace import Workplace
+
+PARTS = "parts.json"
+
+
+def check_adapters(method: CombineMethod, state: State) -> None:
+    """Raise InvalidRecipe or UnknownVersion where an address leads to no adapter; nothing is fetched."""
+    for address in method.adapters:
+        if address.startswith(REGISTRY):
+            _version(address, state)
+        elif not is_adapter(Path(address)):
+            raise InvalidRecipe(
+                f"training.method.adapters: {address}: no adapter lies there (no {ADAPTER_CONFIG}); name a folder, or "
+                "models:/<name>-adapter@alias."
+            )
+
+
+def folders_of(method: CombineMethod, place: Workplace) -> list[Path]:
+    """The folder of each adapter, fetched where it has to be; raises as `check_adapters` does."""
+    check_adapters(method, place.state)
+    return [_folder(address, place) for address in method.adapters]
+
+
+def _folder(address: str, place: Workplace) -> Path:
+    if not address.startswith(REGISTRY):
+        return Path(address).resolve()
+    from tasks.registry import versions
+
+    found = _version(address, place.state)
+    return versions.model_folder(place.state.tracking_uri, found.name, found.version, place.state.root / "cache")
+
+
+def _version(address: str, state: State) -> lookup.Version:
+    name, alias, number = parsed(address, "training.method.adapters")
+    found = lookup.find(state.tracking_uri, name, alias, number)
+    if found is None:
+        there = lookup.aliases(state.tracking_uri, name)
+        raise UnknownVersion(f"training.method.adapters: {address}: no such version; aliases of {name}: {there}.")
+    return found
+
+
+def identity(folders: list[Path]) -> list[list[str]]:
+    """What tells adapters apart, wherever they lie: digests of weights, configuration and what they are bound to."""
+    return [[weights_digest(at), file_digest(at / ADAPTER_CONFIG), file_digest(at / ORIGIN)] for at in folders]
+
+
+def combined(
+    folder: Path,
+    folders: list[Path],
+    tokenized: TokenizedDataset,
+    base: BaseModelFolder,
+    origin: dict[str, Any],
+    recipe: Recipe,
+) -> TrainedWeights:
+    """Put the adapters together into `weights/`: what a training leaves, without one."""
+    from tasks.modeling.combining import combine
+    from tasks.modeling.saving import peak_memory
+
+    method = recipe.training.method
+    assert isinstance(method, CombineMethod)
+    started = time.monotonic()
+    tokenizer = tokenized.path("tokenizer")
+    trust = recipe.base.trust_remote_code
+    target = folder / "weights"
+    moved = combine(base.folder, folders, method, origin, target, recipe.seed, tokenizer, trust)
+    parts = {"adapters": dict(zip(method.adapters, identity(folders), strict=True)), "method": method.model_dump()}
+    (folder / PARTS).write_text(json.dumps(parts, indent=1), "utf-8")
+    return TrainedWeights(
+        digest=digest([weights_digest(target), file_digest(target / ORIGIN)]),
+        method=method.type,
+        kind="adapter",
+        base_digest=base.digest,
+        steps=0,
+        tokens=0,
+        seconds=time.monotonic() - started,
+        trainable_parameters=moved,
+        best_step=0,
+        best_validation_loss=None,
+        final_training_loss=0.0,
+        peak_memory=peak_memory(),
+    )
