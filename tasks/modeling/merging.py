@@ -24,6 +24,8 @@ from tasks.modeling.quantisation import dequantised
 from tasks.progress import Advance, silent
 from tasks.recipe import MergingRecipe
 
+NEVER_SAVED: MergeRule = "requantised"
+
 
 @dataclass(frozen=True)
 class BoundAdapter:
@@ -70,11 +72,10 @@ class Questions:
     score: Callable[[Sequence[Sequence[int]]], float]
     advance: Advance = silent
 
-    def answers(self, model: Any) -> tuple[list[list[int]], list[list[int]]]:
-        """Greedy answers, and the whole sequences of prompt and answer."""
-        return answers_and_sequences(
-            model, self.prompts, self.stop_ids, self.max_new_tokens, self.batch_size, self.advance
-        )
+    def answers(self, model: Any) -> list[list[int]]:
+        """Greedy answers, without the token that ends them."""
+        given = generate(model, self.prompts, self.stop_ids, self.max_new_tokens, self.batch_size, self.advance)
+        return [answer.token_ids for answer in given]
 
 
 def merge_best(
@@ -87,38 +88,35 @@ def merge_best(
     bound.
     """
     model = adapter.load()
-    answers, sequences = questions.answers(model)
-    expected = list(distributions(model, questions.prompts, sequences))
-    best: MergeCandidate | None = None
-    others = []
+    answers = questions.answers(model)
+    expected = list(distributions(model, questions.prompts, answers))
+    candidates = []
     for rule in adapter.rules:
         if adapter.quantised:
             del model
             gc.collect()
             model = adapter.load_for(rule)
-        place = folder.with_name(f"{folder.name}-{rule}")
         model = _folded(model)
-        if rule != "requantised":
+        if rule != NEVER_SAVED:
+            place = _place(folder, rule)
             write(model, adapter.weights, place)
             del model
             gc.collect()
             model = load_model(place, None, "", adapter.trust_remote_code)
-        given, _ = questions.answers(model)
-        parity = measure(expected, distributions(model, questions.prompts, sequences), answers, given)
-        candidate = MergeCandidate(rule=rule, parity=parity, score=questions.score(given))
-        if rule == "requantised" or (best and not nearer(candidate, best)):
-            others.append(candidate)
-            shutil.rmtree(place, ignore_errors=True)
-            continue
-        if best:
-            others.append(best)
-            shutil.rmtree(folder)
-        best = candidate
-        place.rename(folder)
-    assert best is not None
+        given = questions.answers(model)
+        parity = measure(expected, distributions(model, questions.prompts, answers), answers, given)
+        candidates.append(MergeCandidate(rule=rule, parity=parity, score=questions.score(given)))
+    best = nearest(candidates)
+    _place(folder, best.rule).rename(folder)
+    for other in candidates:
+        shutil.rmtree(_place(folder, other.rule), ignore_errors=True)
     check(best.parity, bounds, best.rule)
-    others.sort(key=lambda each: each.parity.mean_kl)
+    others = sorted((each for each in candidates if each is not best), key=lambda each: each.parity.mean_kl)
     return [best.model_copy(update={"saved": True}), *others], questions.score(answers)
+
+
+def _place(folder: Path, rule: MergeRule) -> Path:
+    return folder.with_name(f"{folder.name}-{rule}")
 
 
 def _folded(model: Any) -> Any:
@@ -128,12 +126,13 @@ def _folded(model: Any) -> Any:
         return model.merge_and_unload(safe_merge=True)
 
 
-def nearer(one: MergeCandidate, other: MergeCandidate) -> bool:
-    """By mean KL, then by equal answers; what is not a number is far."""
-    first, second = one.parity, other.parity
-    if math.isnan(first.mean_kl) or math.isnan(second.mean_kl):
-        return not math.isnan(first.mean_kl)
-    return (first.mean_kl, -first.answer_agreement) < (second.mean_kl, -second.answer_agreement)
+def nearest(candidates: Sequence[MergeCandidate]) -> MergeCandidate:
+    """Of those that can be saved, the one of least mean KL, then of most equal answers; what is no number is far."""
+
+    def distance(each: MergeCandidate) -> tuple[bool, float, float]:
+        return math.isnan(each.parity.mean_kl), each.parity.mean_kl, -each.parity.answer_agreement
+
+    return min((each for each in candidates if each.rule != NEVER_SAVED), key=distance)
 
 
 def write(merged: Any, tokenizer_folder: Path, folder: Path) -> None:
@@ -150,21 +149,6 @@ def write(merged: Any, tokenizer_folder: Path, folder: Path) -> None:
         shutil.copy(origin, folder / "origin.json")
 
 
-def answers_and_sequences(
-    model: Any,
-    prompts: Sequence[Sequence[int]],
-    stop_ids: frozenset[int],
-    max_new_tokens: int,
-    batch_size: int,
-    advance: Advance = silent,
-) -> tuple[list[list[int]], list[list[int]]]:
-    """Greedy answers, and the whole sequences (prompt and answer) the parity is measured on."""
-    answers = generate(model, prompts, stop_ids, max_new_tokens, batch_size, advance)
-    return [answer.token_ids for answer in answers], [
-        [*prompt, *answer.token_ids] for prompt, answer in zip(prompts, answers, strict=True)
-    ]
-
-
 def log_probabilities(model: Any, sequence: Sequence[int], start: int) -> torch.Tensor:
     """Log probabilities of the next token from position `start` on: (tokens, vocabulary), fp64, on the CPU."""
     ids = torch.tensor([list(sequence)], device=model.device)
@@ -175,11 +159,11 @@ def log_probabilities(model: Any, sequence: Sequence[int], start: int) -> torch.
 
 
 def distributions(
-    model: Any, prompts: Sequence[Sequence[int]], sequences: Sequence[Sequence[int]]
+    model: Any, prompts: Sequence[Sequence[int]], answers: Sequence[Sequence[int]]
 ) -> Iterator[torch.Tensor]:
-    """The log probabilities of each sequence from its prompt's last token on, one after the other: each is large."""
-    for prompt, sequence in zip(prompts, sequences, strict=True):
-        yield log_probabilities(model, sequence, len(prompt) - 1)
+    """The log probabilities of each answer's tokens and of what follows it, one after the other: each is large."""
+    for prompt, answer in zip(prompts, answers, strict=True):
+        yield log_probabilities(model, [*prompt, *answer], len(prompt) - 1)
 
 
 def measure(

@@ -10,6 +10,7 @@ from safetensors import safe_open
 from flows.command import run
 from flows.preflight import preflight
 from tasks.merge import merge
+from tasks.merge_table import markdown
 from tasks.registry.tracking import connect
 
 
@@ -36,7 +37,7 @@ def test_an_adapter_that_cannot_be_folded_is_handed_on_with_the_reason(released,
     recipe = shop.recipe("colours")
     made = merge(weights, released.dataset, released.tokenized, recipe, preflight(recipe))
     assert (made.kind, made.rule, made.parity, made.candidates) == ("adapter", "", None, [])
-    assert made.reason == why
+    assert made.reason == why and why in markdown(made)
     there, here = (each / "adapter_model.safetensors" for each in (weights.path("weights"), made.path("model")))
     assert there.stat().st_ino == here.stat().st_ino
 

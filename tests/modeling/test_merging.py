@@ -75,9 +75,8 @@ def test_on_a_plain_base_there_is_one_way_and_the_merged_model_answers_as_base_p
 def test_a_merge_that_answers_as_the_bare_base_is_refused(trained: Train, questions: Questions) -> None:
     adapter = trained("full")
     model, bare = adapter.load(), load_model(adapter.base, None, "")
-    answers, sequences = questions.answers(model)
-    others, _ = questions.answers(bare)
-    both = [merging.distributions(each, questions.prompts, sequences) for each in (model, bare)]
+    answers, others = questions.answers(model), questions.answers(bare)
+    both = [merging.distributions(each, questions.prompts, answers) for each in (model, bare)]
     parity = merging.measure(*both, answers, others)
     assert parity.mean_kl > 1e-2
     with pytest.raises(WorkRefused, match=r"mean KL .* is above merging\.max_mean_kl"):
@@ -98,7 +97,7 @@ def test_after_four_bits_the_base_passed_through_them_keeps_the_answers_and_is_s
     saved = load_model(tmp_path / "model", None, "")
     assert {weight.dtype for weight in saved.parameters()} == {torch.float32}
     assert not hasattr(saved.config, "quantization_config")
-    assert questions.answers(saved)[0] == questions.answers(adapter.load())[0]
+    assert questions.answers(saved) == questions.answers(adapter.load())
 
 
 def test_after_eight_bits_the_default_bounds_let_the_nearest_pass(
@@ -118,20 +117,32 @@ def test_a_bound_that_the_best_breaks_refuses_with_its_rule(
         merge_best(trained("full"), questions, MergingRecipe(max_mean_kl=1e-30), tmp_path / "model")
 
 
-def parity(kl: float, answers: float = 1.0) -> Parity:
-    return Parity(prompts=4, tokens=9, mean_kl=kl, max_kl=kl, top1_agreement=1, answer_agreement=answers)
+def candidate(rule: str, kl: float, answers: float = 1.0) -> MergeCandidate:
+    found = Parity(prompts=4, tokens=9, mean_kl=kl, max_kl=kl, top1_agreement=1, answer_agreement=answers)
+    return MergeCandidate(rule=rule, parity=found, score=0)
 
 
-def test_what_is_not_a_number_passes_no_bound_and_is_nearer_than_nothing() -> None:
+@pytest.mark.parametrize(
+    ("dequantised", "full_precision", "nearest"),
+    [
+        ((1e-9,), (1e-3,), "dequantised"),
+        ((1e-3,), (1e-9,), "full_precision"),
+        ((1e-9, 0.5), (1e-9, 1.0), "full_precision"),
+        ((math.nan,), (1e-3,), "full_precision"),
+        ((1e-3,), (math.nan,), "dequantised"),
+    ],
+)
+def test_the_least_divergence_wins_then_equal_answers(
+    dequantised: tuple[float, ...], full_precision: tuple[float, ...], nearest: str
+) -> None:
+    given = {"dequantised": dequantised, "full_precision": full_precision, "requantised": (0.0,)}
+    found = merging.nearest([candidate(rule, *measured) for rule, measured in given.items()])
+    assert found.rule == nearest
+
+
+def test_what_is_not_a_number_passes_no_bound() -> None:
     fine, broken = torch.zeros(2, 5).double().log_softmax(-1), torch.full((2, 5), torch.nan).double()
     measured = merging.measure([fine], [broken], [[1]], [[1]])
     assert math.isnan(measured.mean_kl)
     with pytest.raises(WorkRefused, match="mean KL nan"):
         merging.check(measured, MergingRecipe(min_top1_agreement=0))
-    nan, near, far, others = (
-        MergeCandidate(rule="dequantised", parity=each, score=0)
-        for each in (measured, parity(1e-9), parity(1e-3), parity(1e-9, answers=0.5))
-    )
-    assert merging.nearer(near, far) and not merging.nearer(far, near)
-    assert merging.nearer(far, nan) and not merging.nearer(nan, far)
-    assert merging.nearer(near, others)
