@@ -119,6 +119,9 @@ def _write(source: Path, folder: Path, dtype: str, shard_size: str) -> None:
     if broken:
         raise WorkRefused(f"export: {dtype} cannot hold {broken[0]} ({len(broken)} such): choose bf16 or fp32.")
     model.save_pretrained(folder, max_shard_size=shard_size)
+    for path in folder.glob("*.safetensors"):
+        # Written for this user alone; who loads it may be another.
+        path.chmod((folder / "config.json").stat().st_mode)
     AutoTokenizer.from_pretrained(source).save_pretrained(folder)
     origin = source / "origin.json"
     if origin.exists():

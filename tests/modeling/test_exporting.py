@@ -23,6 +23,7 @@ def test_a_model_goes_out_in_shards_and_answers_as_before(tiny_base: Path, tmp_p
     assert (done.prompts, done.equal_answers, done.equal_tokens) == (2, 2, 1.0)
     files = {path.name for path in out.iterdir()}
     assert {"MODEL_CARD.md", "chat_template.jinja", "generation_config.json", "model.safetensors.index.json"} <= files
+    assert len({path.stat().st_mode for path in out.iterdir()}) == 1
     one, two = (AutoModelForCausalLM.from_pretrained(folder).state_dict() for folder in (tiny_base, out))
     assert all(torch.equal(two[name], weight) for name, weight in one.items())
     assert [path.name for path in tmp_path.iterdir() if path.name.startswith(".")] == []
