@@ -106,6 +106,8 @@ def prepare_environment(state: State) -> None:
     for name, value in chosen.items():
         os.environ.setdefault(name, value)
     logging.getLogger("tuneline").setLevel(logging.INFO)
+    # Without a network bitsandbytes says at each import that a faster kernel was not fetched.
+    logging.getLogger("bitsandbytes.backends.cpu.ops").setLevel(logging.ERROR)
 
 
 def choose_waiting(seconds: float) -> None:
