@@ -36,7 +36,7 @@ def preflight(recipe: Recipe, evaluated: str = "") -> Workplace:
         probe = here.root / f".writable-{os.getpid()}"
         probe.write_text("", "utf-8")
         probe.unlink()
-    _check_room(recipe.base, here.root)
+    _check_room(recipe, here.root)
     return Workplace.open(recipe, sources, evaluated)
 
 
@@ -65,12 +65,15 @@ def _check_base(base: BaseModelRecipe) -> None:
         )
 
 
-def _check_room(base: BaseModelRecipe, root: Path) -> None:
+def _check_room(recipe: Recipe, root: Path) -> None:
     """Refuse a disk that the copies of a local base model would fill."""
-    folder = Path(base.model)
+    folder = Path(recipe.base.model)
     if not folder.is_dir():
         return
-    needed = COPIES * sum(path.stat().st_size for path in folder.glob("*.safetensors"))
+    # An adapter on a quantised base is merged in two ways, of which the better one stays.
+    needed = (COPIES + bool(recipe.training.method.quantisation)) * sum(
+        path.stat().st_size for path in folder.glob("*.safetensors")
+    )
     free = shutil.disk_usage(root).free
     if free < needed:
         raise StateUnusable(

@@ -158,7 +158,11 @@ class TrainingRecipe(Stage):
         1, ge=1, title="Gradient accumulation", description="Forward passes in one optimiser step."
     )
     learning_rate: float = Field(
-        0, ge=0, le=1, title="Learning rate", description="Highest learning rate; 0 means the method's starting value."
+        0.0,
+        ge=0,
+        le=1,
+        title="Learning rate",
+        description="Highest learning rate; 0 means the method's starting value.",
     )
     schedule: Schedule = Field(Schedule.linear, title="Schedule", description="Learning rate after the warm-up.")
     warmup_ratio: float = Field(0.03, ge=0, lt=1, title="Warm-up", description="Share of the steps with a rising rate.")

@@ -253,7 +253,9 @@ class CombineMethod(MethodRecipe):
     )
     weights: list[float] = Field([], title="Weights", description="One an adapter; empty means the same for all.")
     combination: Literal["linear", "svd", "ties", "dare_ties"] = Field(
-        "linear", title="Combination", description="linear needs equal ranks; ties and dare_ties drop small changes."
+        "linear",
+        title="Combination",
+        description="linear adds halves, svd the changes themselves (any ranks); ties and dare_ties drop small changes.",
     )
     density: float = Field(0.5, gt=0, le=1, title="Density", description="Share of changes kept by ties and dare_ties.")
 

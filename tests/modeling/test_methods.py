@@ -278,3 +278,24 @@ def test_a_method_that_does_not_fit_the_model_says_so(tiny_base: Path) -> None:
 def test_pissa_is_saved_as_a_plain_adapter_of_twice_the_rank(trained: Callable[[str], Trained]) -> None:
     config = json.loads((trained("pissa").weights / "adapter_config.json").read_text("utf-8"))
     assert (config["r"], config["init_lora_weights"]) == (8, True)
+
+
+def test_a_question_between_steps_does_not_change_how_a_quantised_base_trains(
+    tiny_base: Path, examples: list[Example]
+) -> None:
+    model = load_for_training(tiny_base, QLoraMethod(**SMALL | {"dropout": 0.0}), ComputeRecipe())
+    pack = collate([(example.input_ids, example.labels) for example in examples[:3]])
+
+    def gradients() -> dict[str, torch.Tensor]:
+        model.zero_grad()
+        pack_losses(model, pack).sum().backward()
+        return {key: value.grad.clone() for key, value in trainable(model).items() if value.grad is not None}
+
+    before = gradients()
+    model.eval()
+    with torch.inference_mode():
+        pack_losses(model, pack)
+    model.train()
+    after = gradients()
+    assert before.keys() == after.keys() == trainable(model).keys()
+    assert all(torch.equal(before[key], after[key]) for key in before)
