@@ -6,6 +6,7 @@ none. The page is a function of `benchmarks/results/scenarios.json` and of the s
 """
 
 import argparse
+import re
 import sys
 import time
 from datetime import UTC, datetime
@@ -189,7 +190,7 @@ def section(name: str, one: Measured) -> str:
     rows = [
         f"| {cell(row.prompt)} | {cell(row.reference)} | {cell(row.base)} | {cell(row.candidate)} |" for row in one.rows
     ]
-    reasons = "\n".join(f"- {reason}" for reason in one.reasons)
+    reasons = "\n".join(f"- {reason}" for reason in dict.fromkeys(one.reasons))
     return f"""## {title(name)}
 
 {about}
@@ -221,7 +222,7 @@ def spread(estimate: Estimate, sign: str = "") -> str:
 
 def cell(text: str, longest: int = 240) -> str:
     """A text as one table cell: set as code, its line breaks shown, cut where it is long."""
-    line = text.strip().replace("\n", " ⏎ ").replace("|", "\\|").replace("`", "'")
+    line = re.sub(r"\s*\n\s*", " ⏎ ", text.strip()).replace("|", "\\|").replace("`", "'")
     return f"`{line if len(line) <= longest else line[: longest - 1] + '…'}`" if line else "(nothing)"
 
 

@@ -4,6 +4,7 @@ import importlib
 import json
 import os
 import re
+import shutil
 from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
@@ -278,11 +279,28 @@ def prefect() -> Iterator[None]:
         yield
 
 
+@pytest.fixture(scope="module")
+def state_folder(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
+    """One for all eight, which register the base once; gone afterwards, since it holds gigabytes."""
+    folder = tmp_path_factory.mktemp("scenarios")
+    yield folder
+    shutil.rmtree(folder)
+
+
+@pytest.fixture
+def home(state_folder: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
+    """The state folder as this process's own; the steps of a scenario are of no use to the next."""
+    monkeypatch.setattr(os, "environ", os.environ.copy())
+    monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
+    monkeypatch.setenv("TUNELINE_HOME", str(state_folder))
+    yield state_folder
+    shutil.rmtree(state_folder / "steps")
+
+
 @pytest.mark.slow
-def test_every_recipe_runs_from_records_to_a_decision(scenario, smollm, prefect, tmp_path, monkeypatch):
+def test_every_recipe_runs_from_records_to_a_decision(scenario, smollm, prefect, home):
     from benchmarks.scenarios import measure
 
-    monkeypatch.setenv("TUNELINE_HOME", str(tmp_path))
     few = ["data.limit=48", "training.max_steps=2", "training.validations=1", "evaluation.limit=6"]
     few += [
         "evaluation.max_new_tokens=4",
