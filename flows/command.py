@@ -15,7 +15,7 @@ from rich.console import Console
 from rich.panel import Panel
 from rich.text import Text
 
-from flows import export
+from flows import export, plan
 from flows.logs import logged
 from tasks.errors import InvalidRecipe, TunelineError
 from tasks.settings import State, choose_waiting, prepare_environment, state
@@ -278,6 +278,7 @@ def ui() -> None:
 
 
 app.command(epilog=export.EPILOG)(export.export)
+app.command(epilog=plan.EPILOG)(plan.plan)
 
 
 def _prepared() -> State:

@@ -4,6 +4,7 @@ import importlib.util
 import json
 import logging
 import shutil
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -13,6 +14,7 @@ from tasks.recipe import BaseModelRecipe
 from tasks.store import file_digest, files_digest, weights_digest, writable
 
 log = logging.getLogger("tuneline")
+WEIGHTS, DESCRIBING = ("*.safetensors",), ("*.json", "*.jinja", "*.model", "*.txt")
 TOKENIZER_FILES = ("tokenizer.json", "tokenizer_config.json", "special_tokens_map.json", "vocab.json", "merges.txt")
 
 
@@ -117,8 +119,8 @@ def resolve(recipe: BaseModelRecipe, bases: Path) -> BaseModelFolder:
         folder = Path(name).resolve()
     elif name in CARRIED:
         folder = fetch_carried(name, bases)
-    elif name.count("/") == 1 and not name.startswith((".", "/", "~")) and ":" not in name:
-        folder = _from_hub(name, recipe.revision)
+    elif _is_hub_name(name):
+        folder = _from_hub(name, recipe.revision, (*WEIGHTS, *DESCRIBING))
         # The hub's cache names the folder by its commit.
         return replace(verified(folder, name, recipe.trust_remote_code), hub_revision=folder.name)
     else:
@@ -129,7 +131,20 @@ def resolve(recipe: BaseModelRecipe, bases: Path) -> BaseModelFolder:
     return verified(folder, name, recipe.trust_remote_code)
 
 
-def _from_hub(name: str, revision: str) -> Path:
+def description(recipe: BaseModelRecipe, bases: Path) -> Path:
+    """The folder of a base's config and tokenizer: as `resolve`, but no weights are fetched from a hub, or checked."""
+    if Path(recipe.model).is_dir():
+        return Path(recipe.model).resolve()
+    if recipe.model in CARRIED or not _is_hub_name(recipe.model):
+        return resolve(recipe, bases).folder
+    return _from_hub(recipe.model, recipe.revision, DESCRIBING)
+
+
+def _is_hub_name(name: str) -> bool:
+    return name.count("/") == 1 and not name.startswith((".", "/", "~")) and ":" not in name
+
+
+def _from_hub(name: str, revision: str, patterns: Sequence[str]) -> Path:
     from huggingface_hub import snapshot_download
     from huggingface_hub.errors import (
         HfHubHTTPError,
@@ -139,9 +154,8 @@ def _from_hub(name: str, revision: str) -> Path:
     )
 
     log.info("base: fetching %s@%s from the hub, or finding it in the local cache", name, revision or "main")
-    patterns = ["*.safetensors", "*.safetensors.index.json", "*.json", "*.jinja", "*.model", "*.txt"]
     try:
-        return Path(snapshot_download(name, revision=revision or None, allow_patterns=patterns))
+        return Path(snapshot_download(name, revision=revision or None, allow_patterns=list(patterns)))
     except (RepositoryNotFoundError, RevisionNotFoundError) as fault:
         raise InvalidBaseModel(
             f"base.model: {name}@{revision or 'main'}: the hub does not know it, or access is not granted."

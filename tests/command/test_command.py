@@ -22,6 +22,7 @@ COMMANDS = [
     "doctor",
     "ui",
     "export",
+    "plan",
 ]
 
 
