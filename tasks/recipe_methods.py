@@ -35,6 +35,7 @@ class MethodRecipe(Stage):
     starting_rate: ClassVar[float]
     gives: ClassVar[Literal["adapter", "full"]] = "adapter"
     not_merged: ClassVar[str] = ""
+    type: str
 
     @property
     def quantisation(self) -> dict[str, Any]:

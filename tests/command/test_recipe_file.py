@@ -53,7 +53,7 @@ data:
     assert faults(path) == [
         "x.yaml:1: name: found 'Support Desk'; allowed: text that matches ^[a-z0-9][a-z0-9._-]{0,99}$",
         "x.yaml:2: bse: found 'qwen'; no such key; did you mean 'base'? allowed: name, base, data, prompt, training, "
-        "evaluation, merging, serving, promotion, seed",
+        "compute, evaluation, merging, serving, promotion, seed",
         "x.yaml:4: training.method.lora.rank: found 0; allowed: at least 1 and at most 1024",
         "x.yaml:4: training.method.lora.rnk: found 8; no such key; did you mean 'rank'? "
         "allowed: type, rank, alpha, dropout, target_modules",
@@ -76,8 +76,8 @@ def test_a_missing_key_names_the_nearest_line_and_what_it_is_for(write) -> None:
 @pytest.mark.parametrize(
     ("method", "finding"),
     [
-        ("{type: lorra}", "training.method.type: found 'lorra'; did you mean 'lora'? allowed: lora, full"),
-        ("{rank: 3}", "training.method.type: found nothing; say which kind; allowed: lora, full"),
+        ("{type: lorra}", "training.method.type: found 'lorra'; did you mean 'lora'? allowed: lora, qlora, lora_8bit, full, ia3, prompt_tuning, prefix_tuning, p_tuning, adaption_prompt, peft, combine, auto"),
+        ("{rank: 3}", "training.method.type: found nothing; say which kind; allowed: lora, qlora, lora_8bit, full, ia3, prompt_tuning, prefix_tuning, p_tuning, adaption_prompt, peft, combine, auto"),
         ("{type: full, rank: 3}", "training.method.full.rank: found 3; no such key; allowed: type"),
     ],
 )
