@@ -17,7 +17,7 @@ from tasks.modeling.origin import is_adapter, origin_of
 from tasks.pages import shown_progress
 from tasks.progress import Advance
 from tasks.prompts import IGNORED, PromptRenderer
-from tasks.recipe import EvaluationRecipe, PromptRecipe
+from tasks.recipe import EvaluationRecipe, PromptRecipe, Recipe
 from tasks.store import file_digest
 from tasks.workplace import Workplace
 
@@ -85,20 +85,19 @@ def suite_of(path: Path, name: str, limit: int) -> Suite:
     return Suite(name=name, rows=rows)
 
 
-def answers_of(
-    asked: Asked, suite: Suite, rows_digest: str, recipe: EvaluationRecipe, place: Workplace
-) -> GivenAnswers:
+def answers_of(asked: Asked, suite: Suite, rows_digest: str, recipe: Recipe, place: Workplace) -> GivenAnswers:
     """The answers of a model to a suite, found or given: a model is asked the same rows once."""
+    settings = recipe.evaluation
     inputs = {
         "version": VERSION,
         "model": [asked.digest, asked.template_digest, asked.system],
         "rows": rows_digest,
-        "max_new_tokens": recipe.max_new_tokens,
-        "perplexity_rows": recipe.perplexity_rows,
+        "max_new_tokens": settings.max_new_tokens,
+        "perplexity_rows": settings.perplexity_rows,
     }
-    with shown_progress(f"evaluate {asked.who}", len(suite.rows), "rows") as meter:
+    with shown_progress(f"{recipe.name} evaluate {asked.who}", len(suite.rows), "rows") as meter:
         return place.store.make(
-            "answers", inputs, GivenAnswers, lambda folder: _ask(folder, asked, suite, recipe, meter)
+            "answers", inputs, GivenAnswers, lambda folder: _ask(folder, asked, suite, settings, meter)
         )
 
 

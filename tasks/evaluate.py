@@ -76,7 +76,7 @@ def report_on(
     suite = suite_of(dataset.path("test.jsonl"), SUITE, recipe.evaluation.limit)
     rows_digest = digest([[row.id, row.reference] for row in suite.rows])
     scoring.check_rows(suite)
-    given = {asked.who: answers_of(asked, suite, rows_digest, recipe.evaluation, place) for asked in models}
+    given = {asked.who: answers_of(asked, suite, rows_digest, recipe, place) for asked in models}
     inputs = {
         "version": VERSION,
         "answers": {who: [answers.digest, answers.model_digest] for who, answers in given.items()},

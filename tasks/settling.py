@@ -54,7 +54,7 @@ def settle(
         "reasons": [check.model_dump() for check in checks],
     }
     ledger.append(state.ledger, entry, run)
-    tags = {"decision": f"{'yes' if decided else 'no'}: {reasons}"[:480], "champion": champion}
+    tags = {"decision": f"{'yes' if decided else 'no'}: {reasons}"[:480]} | ({"champion": champion} if champion else {})
     previous = 0
     if decided:
         previous = aliases.promote(

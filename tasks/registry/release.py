@@ -161,6 +161,7 @@ def _requests(name: str, report: EvaluationReport) -> str:
         f'model.predict({call}, params={{"max_tokens": 128}})\n```\n\n'
         f"```bash\nmlflow models serve -m models:/{name}@production --env-manager local -p 5001\n"
         f"curl -s http://127.0.0.1:5001/invocations -H 'Content-Type: application/json' -d '{quoted}'\n```\n\n"
+        f"`@production` is the version that was promoted last; `models:/{name}/<number>` asks one by its number. "
         "A row has `messages`, or `instruction` and `input`; the prompt is rendered inside. "
         "Parameters: `max_tokens`, `temperature` (0 is greedy), `top_p`, `seed`, `stop`."
     )

@@ -56,7 +56,7 @@ data:
         "compute, evaluation, merging, serving, promotion, seed",
         "x.yaml:4: training.method.lora.rank: found 0; allowed: at least 1 and at most 1024",
         "x.yaml:4: training.method.lora.rnk: found 8; no such key; did you mean 'rank'? "
-        "allowed: type, rank, alpha, dropout, target_modules",
+        "allowed: type, rank, alpha, dropout, target_modules, rslora, dora, initialisation",
         "x.yaml:5: training.schedule: found 'lineer'; did you mean 'linear'? allowed: linear, cosine, constant",
         "x.yaml:7: training.epochs: found twice, first on line 6; keep one",
         "x.yaml:8: training.max_steps: found 'many'; allowed: a whole number",
