@@ -256,7 +256,7 @@ class CombineMethod(MethodRecipe):
     combination: Literal["linear", "svd", "ties", "dare_ties"] = Field(
         "linear",
         title="Combination",
-        description="linear adds halves, svd the changes themselves (any ranks); ties and dare_ties drop small changes.",
+        description="linear adds halves, svd the changes (any ranks); ties and dare_ties drop small changes first.",
     )
     density: float = Field(0.5, gt=0, le=1, title="Density", description="Share of changes kept by ties and dare_ties.")
 
