@@ -8,6 +8,7 @@ import shutil
 import sys
 import time
 from collections.abc import Callable, Iterator
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
@@ -149,8 +150,36 @@ def devices() -> Iterator[Finding]:
     advice = "Use fp32." if gain < 1.2 else f"{best} is {gain:.1f} × as fast as fp32: try compute.precision={best}."
     measured = ", ".join(f"{name} {speed:,.0f}" for name, speed in speeds.items())
     yield Finding("matrix products", f"GFLOP/s on {device}: {measured}. {advice}")
-    methods = "lora, full" if device == "cuda" else "lora; full for small models (16 bytes a parameter)"
-    yield Finding("methods", methods)
+    yield runnable_methods(device)
+
+
+def runnable_methods(device: str) -> Finding:
+    """Which fine-tuning methods can run here, and why the others cannot."""
+    from typing import get_args
+
+    from tasks.recipe_methods import Method
+
+    union, _ = get_args(Method)
+    kinds = [kind.model_fields["type"].default for kind in get_args(union)]
+    quantised = [kind.model_fields["type"].default for kind in get_args(union) if kind().quantisation]
+    if fault := _without_bitsandbytes():
+        able = ", ".join(kind for kind in kinds if kind not in quantised)
+        return Finding("methods", f"{able}; not {' and '.join(quantised)}: {fault}", "note")
+    slow = f"; {' and '.join(quantised)} save memory here and cost time" if device == "cpu" else ""
+    return Finding("methods", f"{', '.join(kinds)}{slow}; `tuneline plan` says what fits")
+
+
+def _without_bitsandbytes() -> str:
+    """Why no base can be quantised here; empty where it can."""
+    if find_spec("bitsandbytes") is None:
+        return "bitsandbytes is not installed (pip install bitsandbytes)"
+    try:
+        from bitsandbytes.cextension import ErrorHandlerMockBNBNativeLibrary, lib
+    except (ImportError, OSError, RuntimeError) as fault:
+        return f"bitsandbytes does not import: {fault}"
+    if isinstance(lib, ErrorHandlerMockBNBNativeLibrary):
+        return "bitsandbytes has no native library for this machine"
+    return ""
 
 
 def matmul_speed(name: str, device: str) -> float:
