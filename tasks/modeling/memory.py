@@ -17,7 +17,7 @@ from tasks.modeling import attention, dry_run, methods
 from tasks.recipe import ComputeRecipe, Precision
 from tasks.recipe_methods import Initialisation, LoraMethod, Method, PromptTuningMethod
 
-MIB = 1 << 20
+MIB, GIB = 1 << 20, 1 << 30
 FULL_RUNTIME, ADAPTER_RUNTIME = 490 * MIB, 565 * MIB
 """Resident memory of a training process on a processor with its libraries imported and no model, without and with PEFT;
 the tests compare the tiny model's training with them."""
