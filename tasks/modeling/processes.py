@@ -4,7 +4,6 @@ A training over several machines is started by the verb on the first; on each ot
 by `python -m tasks.modeling.processes job.json`. They share the job's folder, and only the first process writes in it.
 """
 
-import importlib.util
 import os
 import sys
 from collections.abc import Mapping
@@ -37,7 +36,10 @@ def check(compute: ComputeRecipe, method: Method, variables: Mapping[str, str] =
             f"compute.processes: {here} on this machine, which has {gpus} GPU{'s' * (gpus > 1)}; each needs one."
         )
     if strategy in (Strategy.zero2, Strategy.zero3):
-        _check_deepspeed(strategy, gpus)
+        raise InvalidRecipe(
+            f"compute.strategy {strategy.value} needs the package deepspeed, which the training process does not drive "
+            "(docs/decisions/0012-many-processes.md); use fsdp2, which shares out the same."
+        )
     if strategy is not Strategy.replicated and isinstance(method, SoftPromptMethod | AdaptionPromptMethod):
         raise InvalidRecipe(
             f"compute.strategy {strategy.value}: {method.type} trains too little to share out, and reads its prompt "
@@ -49,16 +51,6 @@ def check(compute: ComputeRecipe, method: Method, variables: Mapping[str, str] =
             f"compute.machines {compute.machines}: {', '.join(missing)} not set in the environment; all machines need "
             "the first one's address and a free port there, and their own number from 0."
         )
-
-
-def _check_deepspeed(strategy: Strategy, gpus: int) -> None:
-    instead = "or use fsdp2, which shares out the same."
-    if importlib.util.find_spec("deepspeed") is None:
-        raise InvalidRecipe(
-            f"compute.strategy {strategy.value}: the package deepspeed is not installed; install it, {instead}"
-        )
-    if not gpus:
-        raise InvalidRecipe(f"compute.strategy {strategy.value}: DeepSpeed needs GPUs here; train on some, {instead}")
 
 
 def count_gpus() -> int:

@@ -180,8 +180,8 @@ def test_two_machines_take_the_steps_of_one(job: Make) -> None:
     [
         ({"processes": 2}, 1, LoraMethod(), "compute.processes: 2 on this machine, which has 1 GPU; each needs one"),
         ({"processes": 4, "machines": 2}, 2, LoraMethod(), "MASTER_ADDR, MASTER_PORT, NODE_RANK not set"),
-        ({"processes": 2, "strategy": "zero2"}, 2, LoraMethod(), "the package deepspeed is not installed"),
-        ({"processes": 2, "strategy": "zero3"}, 0, LoraMethod(), "the package deepspeed is not installed"),
+        ({"processes": 2, "strategy": "zero2"}, 2, LoraMethod(), "needs the package deepspeed"),
+        ({"processes": 2, "strategy": "zero3"}, 0, LoraMethod(), "needs the package deepspeed"),
         ({"processes": 2, "strategy": "fsdp2"}, 2, PromptTuningMethod(), "use replicated"),
     ],
 )
@@ -239,3 +239,12 @@ def test_accelerate_accepts_each_configuration_as_it_is_launched(
     assert ("ACCELERATE_USE_CPU" in added) is (gpus == 0)
     with patch_environment(**prepare_multi_gpu_env(told)):
         assert not told.use_fsdp or FullyShardedDataParallelPlugin().fsdp_version == 2
+
+
+@pytest.mark.parametrize("stage", [2, 3])
+def test_accelerate_accepts_the_deepspeed_configurations(stage: int) -> None:
+    from accelerate.utils import DeepSpeedPlugin
+
+    assert sorted(path.name for path in (DEPLOYMENTS / "deepspeed").iterdir()) == ["zero2.json", "zero3.json"]
+    plugin = DeepSpeedPlugin(hf_ds_config=str(DEPLOYMENTS / "deepspeed" / f"zero{stage}.json"))
+    assert plugin.zero_stage == stage
