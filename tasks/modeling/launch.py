@@ -63,7 +63,10 @@ def _run(job: TrainingJob, listen: Listener, variables: Mapping[str, str]) -> tu
         except BaseException:
             # Also Prefect's TerminationSignal, which is no Exception: the worker writes a checkpoint and ends.
             worker.terminate()
-            worker.wait(60)
+            try:
+                worker.wait(60)
+            except subprocess.TimeoutExpired:
+                worker.kill()
             raise
         look()
     return worker.returncode, failures[0] if failures else None

@@ -113,6 +113,31 @@ def test_asking_the_launcher_to_end_leaves_a_checkpoint(job: Make) -> None:
     ]
 
 
+@pytest.mark.slow
+@pytest.mark.parametrize("gone", ["verb", "launcher"])
+def test_no_process_trains_on_when_the_verb_or_the_launcher_is_gone(job: Make, gone: str) -> None:
+    verb = subprocess.Popen([sys.executable, "-c", "import time; time.sleep(600)"])
+    made = on(job(**LONG | {"checkpoint_seconds": 600}), TWO).model_copy(update={"parent": verb.pid})
+    (made.folder / JOB).write_text(made.model_dump_json(), "utf-8")
+    line, added = processes.command(made.folder / JOB, made.compute)
+    launcher = subprocess.Popen(line, env={**os.environ, **added})
+    within(120, lambda: len(points(made, "step")) > 3)
+    (verb if gone == "verb" else launcher).kill()
+    within(60, lambda: workers(made) == [])
+    verb.kill()
+    verb.wait()
+    assert launcher.wait(60) != 0
+    assert points(made, "failed", "failure") == ["interrupted"]
+    assert len(list((made.folder / "checkpoints").glob("step-*"))) == 1
+
+
+def within(seconds: float, happens: Callable[[], bool]) -> None:
+    deadline = time.monotonic() + seconds
+    while not happens():
+        assert time.monotonic() < deadline
+        time.sleep(0.2)
+
+
 class Ended(BaseException):
     """What Prefect's TerminationSignal is: no Exception."""
 
