@@ -50,13 +50,13 @@ def log_model(client: Any, run: MlflowRun, package: Package) -> str:
     there = client.search_logged_models(experiment_ids=[run.experiment_id], filter_string=query)
     if whole := [str(each.model_id) for each in there if str(each.status) == "READY"]:
         return whole[0]
-    torn = [each for each in there if each.source_run_id == run.run_id]
-    logged = (
-        torn[0]
-        if torn
-        else client.create_logged_model(
-            run.experiment_id, name, source_run_id=run.run_id, tags=dict(package.tags), model_type=package.kind
-        )
+    for torn in there:
+        # Only what this run left: another process may still be copying. A torn one cannot be gone on with, because the
+        # run lists it as its output already and MLflow takes that once.
+        if torn.source_run_id == run.run_id:
+            client.delete_logged_model(torn.model_id)
+    logged = client.create_logged_model(
+        run.experiment_id, name, source_run_id=run.run_id, tags=dict(package.tags), model_type=package.kind
     )
     _copy(run, package, logged)
     return str(logged.model_id)
@@ -78,7 +78,8 @@ def _copy(run: MlflowRun, package: Package, logged: Any) -> None:
             run_id=run.run_id,
             model_id=logged.model_id,
             python_model=str(SERVE_MODEL),
-            artifacts={key: str(path) for key, path in package.artifacts.items()},
+            # MLflow refuses a folder that is a link: what it leads to lies outside.
+            artifacts={key: str(path.resolve()) for key, path in package.artifacts.items()},
             signature=_signature(package.max_tokens, package.temperature),
             pip_requirements=requirements(package.kind, bool(package.model_config.get("quantisation"))),
             model_config=dict(package.model_config),

@@ -137,14 +137,19 @@ def test_a_copy_left_by_a_crash_before_the_version_is_used_and_not_made_again(re
     assert len(copies) == 1
 
 
-def test_a_half_made_copy_is_finished(registered, tiny_base, monkeypatch):
+@pytest.mark.parametrize("step", ["requirements", "log_model_artifacts"])
+def test_a_half_made_copy_is_made_anew(registered, tiny_base, monkeypatch, step):
+    from mlflow import MlflowClient
+
     uri, run, _, _ = registered
+    name = f"half-{step[0]}"
     with monkeypatch.context() as patch:
-        patch.setattr(packaging, "requirements", lambda kind: (_ for _ in ()).throw(KeyboardInterrupt))
+        place = packaging if step == "requirements" else MlflowClient
+        patch.setattr(place, step, lambda *_, **__: (_ for _ in ()).throw(KeyboardInterrupt))
         with pytest.raises(KeyboardInterrupt):
-            versions.register_model(run, "half", "full", tiny_base, "d" * 64, {})
-    assert versions.register_model(run, "half", "full", tiny_base, "d" * 64, {}) == 1
-    copies = connect(uri).search_logged_models([run.experiment_id], filter_string="name = 'half'")
+            versions.register_model(run, name, "full", tiny_base, "d" * 64, {})
+    assert versions.register_model(run, name, "full", tiny_base, "d" * 64, {}) == 1
+    copies = connect(uri).search_logged_models([run.experiment_id], filter_string=f"name = '{name}'")
     assert [str(copy.status) for copy in copies] == ["READY"]
 
 
@@ -251,3 +256,10 @@ def test_models_serve_answers_over_http(registered, tmp_path):
     finally:
         os.killpg(server.pid, 15)
         server.wait()
+
+
+def test_a_base_folder_that_is_a_link_is_registered(registry, tiny_base, tmp_path):
+    _, run = registry
+    link = tmp_path / "linked-base"
+    link.symlink_to(tiny_base)
+    assert versions.register_base(run, "linked", link, "e" * 64) == 1
