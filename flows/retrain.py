@@ -13,12 +13,14 @@ from tasks.artifacts import (
     TrainedWeights,
     ValidatedDataset,
 )
+from tasks.choosing import with_method
 from tasks.evaluate import evaluate
 from tasks.merge import merge
 from tasks.preprocess import preprocess
 from tasks.promote import promote
 from tasks.recipe import Recipe
 from tasks.register import register
+from tasks.settings import state
 from tasks.train import train
 from tasks.validate import validate
 
@@ -45,6 +47,7 @@ def retrain(recipe: Recipe) -> Retrained:
         recipe: Everything this retraining is told: data, base model, method, evaluation, promotion.
     """
     refuse_to_start_for_ever()
+    recipe = with_method(recipe, state())
     place = preflight(recipe)
     with place.run.ending():
         dataset = validate(recipe, place)

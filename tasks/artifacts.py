@@ -5,7 +5,7 @@ found, so that a state folder can be moved. Paths inside a record are relative t
 """
 
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
@@ -29,6 +29,12 @@ class StepRecord(Value):
     def path(self, name: str) -> Path:
         """A file of this step, by its relative name."""
         return self.folder / name
+
+
+class ChosenMethod(StepRecord):
+    """The method that stands for `method: auto` of one recipe on one machine."""
+
+    method: dict[str, Any]
 
 
 class ValidatedDataset(StepRecord):

@@ -15,6 +15,7 @@ from tasks.modeling import events, launch
 from tasks.modeling.base_model import BaseModelFolder
 from tasks.modeling.job import JOB, TrainingJob
 from tasks.pages import shown_progress
+from tasks.planning import memory_points
 from tasks.progress import Meter
 from tasks.recipe import Recipe
 from tasks.recipe_methods import CombineMethod
@@ -56,7 +57,15 @@ def train(tokenized: TokenizedDataset, recipe: Recipe, place: Workplace) -> Trai
             return _build(folder, tokenized, base, recipe, follower)
 
         weights = place.store.make("train", inputs, TrainedWeights, build, resumable=not parts)
-    place.run.once(weights, lambda run: _tell(run, weights))
+
+    def tell(run: "MlflowRun") -> None:
+        from tasks.registry import tracking
+
+        _tell(run, weights)
+        if not parts:
+            tracking.log_points(run, memory_points(recipe, base.folder, tokenized, weights))
+
+    place.run.once(weights, tell)
     return weights
 
 

@@ -2,8 +2,9 @@
 
 import pytest
 
-from tasks.errors import UnknownVersion
+from tasks.errors import InvalidRecipe, UnknownVersion
 from tasks.registry import lookup, versions
+from tasks.registry.tracking import connect
 
 METHODS = {
     "prompt_tuning": ({"type": "prompt_tuning", "virtual_tokens": 16}, 1e-1, "adapter"),
@@ -64,3 +65,19 @@ def test_an_adapter_that_is_not_there_is_refused_before_anything_starts(shop, re
     training = {"method": {"type": "combine", "adapters": ["models:/nobody-adapter@production", "nowhere"]}}
     with pytest.raises(UnknownVersion, match="nobody-adapter@production: no such version"):
         retrain(shop.recipe("colours-nothing", training=training))
+
+
+def test_a_method_left_open_is_chosen_by_memory_once_and_its_prediction_is_told(shop, retrain):
+    training = {"method": {"type": "auto", "memory_gib": 40}, "learning_rate": 3e-3, "max_steps": 20}
+    done = retrain(shop.recipe("colours-auto", training=training))
+    assert done.weights.method == "full"
+    points = connect(shop.uri).get_run(done.versions.mlflow_run_id).data.metrics
+    assert points["plan/measured_memory"] == done.weights.peak_memory
+    assert abs(points["plan/error"]) < 0.5
+    assert retrain(shop.recipe("colours-auto", training=training)).weights.reused
+
+
+def test_a_method_left_open_that_nothing_fits_is_refused_with_what_each_would_take(shop, retrain):
+    training = {"method": {"type": "auto", "memory_gib": 0.01}}
+    with pytest.raises(InvalidRecipe, match=r"nothing fits into 0.01 GiB[\s\S]*qlora: "):
+        retrain(shop.recipe("colours-none", training=training))

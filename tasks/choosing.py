@@ -1,0 +1,45 @@
+"""A recipe that leaves the method open in, the same with a method out: chosen by memory, once for a machine."""
+
+import os
+from pathlib import Path
+from typing import Any
+
+from tasks.artifacts import ChosenMethod
+from tasks.planning import resolved
+from tasks.recipe import Recipe
+from tasks.recipe_methods import AutoMethod
+from tasks.settings import State
+from tasks.store import StepStore, digest
+from tasks.workplace import SOURCES
+
+VERSION = 1
+
+
+def with_method(recipe: Recipe, state: State) -> Recipe:
+    """The recipe with `method: auto` replaced; any other recipe as it is.
+
+    What was chosen is kept, and holds for the same recipe on the same machine: what is free changes from minute to
+    minute, and a run on unchanged data shall find its steps. Raises InvalidRecipe where no method fits.
+    """
+    if not isinstance(recipe.training.method, AutoMethod):
+        return recipe
+    told = recipe.model_dump(mode="json", exclude={"promotion": True, "data": SOURCES})
+    inputs = {"version": VERSION, "recipe": told, "machine": _machine()}
+
+    def build(_: Path) -> ChosenMethod:
+        method = resolved(recipe).training.method
+        return ChosenMethod(digest=digest(method), method=method.model_dump(mode="json"))
+
+    found = StepStore(state.steps).make("plan", inputs, ChosenMethod, build)
+    values = recipe.model_dump()
+    values["training"]["method"] = found.method
+    return Recipe.model_validate(values)
+
+
+def _machine() -> list[Any]:
+    """What decides how much a method may take: the GPUs, or the main memory in GiB."""
+    import psutil
+    import torch
+
+    cards = [torch.cuda.get_device_name(number) for number in range(torch.cuda.device_count())]
+    return [cards, os.cpu_count(), round(psutil.virtual_memory().total / 2**30)]
