@@ -14,8 +14,8 @@ from typing import TYPE_CHECKING, Any
 from pydantic import ValidationError
 
 from tasks.artifacts import TokenizedDataset, TrainedWeights
-from tasks.errors import InvalidData, InvalidRecipe
-from tasks.recipe import DataRecipe, Recipe, Strategy
+from tasks.errors import InvalidBaseModel, InvalidRecipe
+from tasks.recipe import Recipe, Strategy
 from tasks.recipe_methods import (
     AutoMethod,
     CombineMethod,
@@ -26,6 +26,7 @@ from tasks.recipe_methods import (
     PromptTuningMethod,
     QLoraMethod,
 )
+from tasks.workload import Workload, workload
 
 if TYPE_CHECKING:
     from tasks.modeling.memory import PackSize, Prediction
@@ -35,19 +36,7 @@ IN_ORDER = (FullMethod, LoraMethod, EightBitLoraMethod, QLoraMethod, PromptTunin
 MARGIN = 0.1
 """Share of the memory that a choice leaves free: a prediction is not a measurement."""
 GIB = 1 << 30
-SAMPLED, LARGEST_FILE = 200, 64 << 20
-"""Records that lengths are measured on, and bytes of a file that is read for them."""
 log = logging.getLogger("tuneline")
-
-
-@dataclass(frozen=True)
-class Workload:
-    """What the records ask of a training: the largest pack, and how many packs it goes through; 0 where unknown."""
-
-    pack: "PackSize"
-    packs: float
-    measured: bool
-    """Whether lengths come from the records; otherwise they are the longest, all with a label."""
 
 
 @dataclass(frozen=True)
@@ -85,7 +74,7 @@ def plan(recipe: Recipe, timed: bool = False, stop: bool = False) -> Plan:
     """Predict every method for a recipe; its own method stands in its place with its own options.
 
     `timed` probes the speed too, some seconds a method. `stop` ends at the first that fits.
-    Raises InvalidBaseModel or ServiceUnavailable where the base's config cannot be had.
+    Raises InvalidBaseModel where the base's config cannot be had or walked through, ServiceUnavailable.
     """
     from tasks.modeling.methods import device
 
@@ -157,68 +146,6 @@ def free_memory() -> int:
     return available if limit == "max" else min(available, int(limit) - int(used))
 
 
-def workload(recipe: Recipe, folder: Path) -> Workload:
-    """The pack and the number of packs, from a sample of the first training source's records, where it is a file.
-
-    Where it cannot be read here, every token is taken to carry a label, which takes the most memory.
-    """
-    from tasks.modeling.memory import PackSize
-
-    tokens = recipe.training.batch_tokens
-    lengths = _sample(recipe, folder)
-    if lengths is None:
-        return Workload(PackSize(tokens, tokens), 0.0, measured=False)
-    records, mean, share = lengths
-    kept = records * (1 - (0 if recipe.data.validation else recipe.data.validation_fraction))
-    kept *= 1 - (0 if recipe.data.test else recipe.data.test_fraction)
-    kept = min(kept, recipe.data.limit or kept)
-    packs = recipe.training.epochs * kept * mean / tokens
-    limit = recipe.training.max_steps * recipe.training.gradient_accumulation
-    pack = PackSize(tokens, round(share * tokens), max(1, round(tokens / mean)))
-    return Workload(pack, min(packs, limit or packs), measured=True)
-
-
-def _sample(recipe: Recipe, folder: Path) -> tuple[int, float, float] | None:
-    """Records in the training sources, their mean length in tokens and their share of labels."""
-    from transformers import AutoTokenizer
-
-    from tasks.data.tokenisation import messages_of
-    from tasks.modeling.loading import stop_ids
-    from tasks.prompts import PromptRenderer
-
-    found = _records(recipe.data)
-    if found is None:
-        return None
-    count, records = found
-    renderer = PromptRenderer(AutoTokenizer.from_pretrained(folder), recipe.prompt, stop_ids(folder))
-    examples = [renderer.example(messages_of(record)) for record in records]
-    tokens = sum(len(example.input_ids) for example in examples)
-    return count, tokens / len(examples), sum(example.trained_tokens for example in examples) / tokens
-
-
-def _records(data: DataRecipe) -> tuple[int, list[Any]] | None:
-    """How many rows the training sources have, and records from all over them; None where a file is large or away."""
-    from tasks.data import formats, reading, sources
-    from tasks.data.records import Record
-
-    written = [source for one in data.train for source in sources.find(one)]
-    if not all(isinstance(source, Path) and source.stat().st_size <= LARGEST_FILE for source in written):
-        return None
-    records = []
-    count = 0
-    for source in written:
-        rows = [row for row in reading.read(source).rows if isinstance(row.values, dict) and not row.fault]
-        count += len(rows)
-        chosen = formats.detect([row.values for row in rows], data, str(source))
-        for row in rows[:: max(1, len(rows) // SAMPLED)]:
-            try:
-                records.append(Record.of(chosen.parse(row.values), row.source))
-            except InvalidData:
-                # It goes into quarantine later; a sample can do without it.
-                continue
-    return (count, records) if records else None
-
-
 def _options(recipe: Recipe, config: dict[str, Any], work: Workload, room: int) -> Iterator[Option]:
     own = recipe.training.method
     known = [own if isinstance(own, kind) else kind() for kind in IN_ORDER]
@@ -270,7 +197,8 @@ def _timed(option: Option, recipe: Recipe, config: dict[str, Any], work: Workloa
 def memory_points(recipe: Recipe, base: Path, tokenized: TokenizedDataset, weights: TrainedWeights) -> "list[Point]":
     """Prediction against outcome, in bytes, and the error as a share: for MLflow, with the training's own time.
 
-    Empty for what is not predicted: combined adapters, and states that are shared out among processes.
+    Empty for what is not predicted: combined adapters, states that are shared out among processes, and bases that
+    cannot be walked through.
     """
     from tasks.modeling.memory import PackSize
     from tasks.registry.tracking import Point
@@ -283,7 +211,11 @@ def memory_points(recipe: Recipe, base: Path, tokenized: TokenizedDataset, weigh
     mean = tokenized.tokens["train"] / tokenized.rows["train"]
     pack = PackSize(tokens, round(share * tokens), max(1, round(tokens / mean)))
     config = json.loads((base / "config.json").read_text("utf-8"))
-    predicted = _predicted(recipe, config, pack).memory.total
+    try:
+        predicted = _predicted(recipe, config, pack).memory.total
+    except InvalidBaseModel as fault:
+        log.info("plan: no prediction to compare with. %s", fault)
+        return []
     when = int(weights.path("summary.json").stat().st_mtime * 1000)
     values = {
         "predicted_memory": float(predicted),

@@ -12,9 +12,10 @@ from tasks import planning
 from tasks.artifacts import TokenizedDataset, TrainedWeights
 from tasks.errors import InvalidRecipe
 from tasks.modeling.memory import Memory, PackSize, Prediction
-from tasks.planning import GIB, Option, Plan, Workload
+from tasks.planning import GIB, Option, Plan
 from tasks.recipe import Recipe, Strategy
 from tasks.recipe_methods import EightBitLoraMethod, FullMethod, LoraMethod, QLoraMethod
+from tasks.workload import Workload, workload
 
 
 @pytest.fixture(autouse=True)
@@ -90,11 +91,11 @@ def test_auto_on_a_machine_where_nothing_fits_is_refused(tiny_base: Path, colour
 
 
 def test_lengths_come_from_the_records(tiny_base: Path, colours: Path) -> None:
-    work = planning.workload(recipe(tiny_base, colours, epochs=3), tiny_base)
+    work = workload(recipe(tiny_base, colours, epochs=3), tiny_base)
     assert work.measured
     assert 0 < work.pack.labels < work.pack.tokens / 2
     assert work.pack.documents > 1
-    limited = planning.workload(recipe(tiny_base, colours, epochs=3, max_steps=5, gradient_accumulation=2), tiny_base)
+    limited = workload(recipe(tiny_base, colours, epochs=3, max_steps=5, gradient_accumulation=2), tiny_base)
     assert limited.packs == 10 < work.packs
 
 
@@ -102,7 +103,7 @@ def test_records_that_are_not_here_count_as_labels_throughout(tiny_base: Path, c
     elsewhere = recipe(tiny_base, colours).model_copy(
         update={"data": recipe(tiny_base, colours).data.model_copy(update={"train": ["hf:org/name"]})}
     )
-    work = planning.workload(elsewhere, tiny_base)
+    work = workload(elsewhere, tiny_base)
     assert (work.measured, work.pack) == (False, PackSize(128, 128))
 
 
@@ -167,3 +168,5 @@ def test_prediction_and_outcome_become_points(tiny_base: Path, colours: Path, tm
     assert points["plan/error"].value == pytest.approx(predicted / measured - 1)
     assert {point.step for point in points.values()} == {7}
     assert list(points.values()) == planning.memory_points(told, tiny_base, tokenized, weights)
+    combined = {"type": "combine", "adapters": ["a", "b"]}
+    assert planning.memory_points(recipe(tiny_base, colours, method=combined), tiny_base, tokenized, weights) == []
