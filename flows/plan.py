@@ -17,8 +17,8 @@ if TYPE_CHECKING:
 
 EPILOG = (
     "Example: [bold]tuneline plan recipes/quickstart.yaml --set training.batch_tokens=2048[/]\n\n"
-    "Next: [bold]--set training.method.type=auto[/] makes the marked choice in a retraining. "
-    "Weights are neither loaded nor fetched."
+    "Next: [bold]tuneline retrain RECIPE --set 'training.method={type: auto}'[/] takes the marked method, or write it "
+    "into the recipe. Weights are neither loaded nor fetched."
 )
 PARTS = {"weights": "weights", "adapter": "adapter", "gradients": "grads", "optimiser": "AdamW"}
 PARTS |= {"activations": "activ.", "logits": "logits", "runtime": "runtime"}

@@ -7,6 +7,7 @@ from pathlib import Path
 from tasks.adapters import check_adapters
 from tasks.data.dataset import source_digest
 from tasks.errors import InvalidBaseModel, PermanentError, StateUnusable
+from tasks.modeling import processes
 from tasks.modeling.base_model import CARRIED, verified
 from tasks.recipe import BaseModelRecipe, Recipe
 from tasks.recipe_methods import CombineMethod
@@ -30,6 +31,7 @@ def preflight(recipe: Recipe, evaluated: str = "") -> Workplace:
     policy.load(Path(recipe.promotion.policy))
     sources = source_digest(recipe.data)
     _check_base(recipe.base)
+    processes.check(recipe.compute, recipe.training.method)
     if isinstance(recipe.training.method, CombineMethod):
         check_adapters(recipe.training.method, here)
     with writable(here.root):

@@ -220,7 +220,8 @@ class ComputeRecipe(Stage):
     strategy: Strategy = Field(
         Strategy.replicated,
         title="Strategy",
-        description="replicated: each process holds all; fsdp2, zero2, zero3 share out optimiser, gradients, weights.",
+        description="replicated: each process holds all; fsdp2 shares out optimiser, gradients, weights; zero2 and "
+        "zero3 are refused for now.",
     )
 
     @model_validator(mode="after")
@@ -341,7 +342,7 @@ class Recipe(Stage):
         if method.quantisation and compute.strategy in (Strategy.fsdp2, Strategy.zero3):
             raise ValueError(
                 f"compute.strategy {compute.strategy.value} contradicts training.method {method.type}: quantised "
-                "weights cannot be cut into shares; use replicated or zero2"
+                "weights cannot be cut into shares; use replicated"
             )
         return self
 

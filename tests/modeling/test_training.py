@@ -14,8 +14,8 @@ from safetensors.torch import load_file
 from tasks.errors import OutOfMemory, TrainingDiverged, WorkerDied
 from tasks.modeling import events, launch
 from tasks.modeling.batches import collate
-from tasks.modeling.losses import pack_losses
 from tasks.modeling.job import JOB, TrainingJob
+from tasks.modeling.losses import pack_losses
 from tasks.modeling.methods import load_base, load_for_training, trainable
 from tasks.modeling.training import Interrupted, Training, read_examples
 from tasks.prompts import IGNORED, Example
