@@ -45,6 +45,7 @@ FIVE: dict[str, Method] = {
     "qlora": QLoraMethod(),
     "prompt_tuning": PromptTuningMethod(),
 }
+QUICK = {"full", "qlora"}
 OTHERS = {"dora": LoraMethod(dora=True), "ia3": Ia3Method(), "prefix_tuning": PrefixTuningMethod()}
 
 
@@ -75,14 +76,19 @@ def held(model: Any, pack: Pack) -> int:
     return live.most
 
 
-@pytest.mark.parametrize("name", [*FIVE, *OTHERS])
-@pytest.mark.parametrize("checkpointing", [False, True])
+@pytest.mark.parametrize(
+    ("name", "checkpointing"),
+    [
+        pytest.param(name, again, marks=[pytest.mark.slow] if again and name not in QUICK else [])
+        for name in (*FIVE, *OTHERS)
+        for again in (False, True)
+        if (name, again) != ("prefix_tuning", True)  # the recipe refuses it
+    ],
+)
 def test_a_step_without_numbers_holds_what_the_real_step_holds(
     name: str, checkpointing: bool, tiny_base: Path, pack: Pack
 ) -> None:
     method, compute = {**FIVE, **OTHERS}[name], ComputeRecipe(gradient_checkpointing=checkpointing)
-    if name == "prefix_tuning" and checkpointing:
-        pytest.skip("the recipe refuses it")
     model = methods.load_for_training(tiny_base, method, compute)
     found = predict(config_of(tiny_base), method, compute, size_of(pack))
     assert found.trainable_parameters == sum(parameter.numel() for parameter in methods.trainable(model).values())
@@ -126,7 +132,7 @@ ON_A_GPU = {
 }
 
 
-@pytest.mark.parametrize("name", FIVE)
+@pytest.mark.parametrize("name", [pytest.param(n, marks=[] if n in QUICK else pytest.mark.slow) for n in FIVE])
 def test_a_7b_base_on_a_gpu_takes_what_the_decision_page_says(name: str) -> None:
     pack = PackSize(2048, 1024)
     found = [
