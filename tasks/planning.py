@@ -197,14 +197,15 @@ def _timed(option: Option, recipe: Recipe, config: dict[str, Any], work: Workloa
 def memory_points(recipe: Recipe, base: Path, tokenized: TokenizedDataset, weights: TrainedWeights) -> "list[Point]":
     """Prediction against outcome, in bytes, and the error as a share: for MLflow, with the training's own time.
 
-    Empty for what is not predicted: combined adapters, states that are shared out among processes, and bases that
-    cannot be walked through.
+    Empty where nothing was measured, and for what is not predicted: combined adapters, states that are shared out among
+    processes, and bases that cannot be walked through.
     """
     from tasks.modeling.memory import PackSize
     from tasks.registry.tracking import Point
 
     method = recipe.training.method
-    if isinstance(method, CombineMethod) or recipe.compute.strategy is not Strategy.replicated:
+    shared_out = recipe.compute.strategy is not Strategy.replicated
+    if isinstance(method, CombineMethod) or shared_out or not weights.peak_memory:
         return []
     tokens = min(recipe.training.batch_tokens, tokenized.tokens["train"])
     share = tokenized.trained_tokens["train"] / tokenized.tokens["train"]
