@@ -4,7 +4,7 @@ SHELL := bash
 
 BIN := .venv/bin
 STAMP := .venv/.ready
-# Two test processes on two cores, each with its own spinning threads, are slower than one.
+# Two test processes on two cores, each with one thread: threads that spin would slow each other down.
 TESTING := OMP_NUM_THREADS=1 OMP_WAIT_POLICY=passive MKL_NUM_THREADS=1 TOKENIZERS_PARALLELISM=false
 
 .PHONY: help setup quickstart test test-all bench check ui deployments
@@ -30,7 +30,7 @@ ui: setup ## Prefect's and MLflow's pages over .tuneline/, with the deployments 
 	@exec $(BIN)/tuneline ui
 
 test: setup ## The tests without the slow ones
-	@$(TESTING) $(BIN)/python -m pytest -m "not slow" -q
+	@$(TESTING) $(BIN)/python -m pytest -m "not slow" -q -n 2 --dist loadfile
 
 test-all: setup ## Every test: real models and whole processes too
 	@$(TESTING) $(BIN)/python -m pytest -q

@@ -2,6 +2,8 @@
 
 import json
 import os
+import subprocess
+from collections.abc import Iterator
 from pathlib import Path
 
 os.environ.setdefault("OMP_WAIT_POLICY", "passive")
@@ -79,3 +81,20 @@ def colours(tmp_path: Path, colour_rows: list[dict[str, str]]) -> Path:
     path = tmp_path / "colours.jsonl"
     path.write_text("".join(json.dumps(row) + "\n" for row in colour_rows), "utf-8")
     return path
+
+
+@pytest.fixture
+def small_disk(tmp_path: Path) -> Iterator[Path]:
+    """A file system of 24 MB in memory; only where this process may mount one."""
+    place = tmp_path / "disk"
+    place.mkdir()
+    try:
+        done = subprocess.run(
+            ["mount", "-t", "tmpfs", "-o", "size=24m", "tmpfs", place], capture_output=True, text=True
+        )
+    except FileNotFoundError:
+        pytest.skip("there is no mount command here")
+    if done.returncode:
+        pytest.skip(f"no file system may be mounted here: {done.stderr.strip()}")
+    yield place
+    subprocess.run(["umount", "-l", place], check=True)

@@ -8,7 +8,7 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
-from tasks.errors import OutOfMemory, PermanentError, TrainingDiverged, WorkerDied
+from tasks.errors import OutOfMemory, PermanentError, StateUnusable, TrainingDiverged, WorkerDied
 from tasks.modeling import processes
 from tasks.modeling.events import EVENTS, Follower
 from tasks.modeling.job import JOB, TrainingJob
@@ -87,6 +87,11 @@ def _failure(job: TrainingJob, code: int, reported: dict[str, Any] | None = None
         code = Exit[reported["failure"]]
     elif code > 0 and processes.launched(job.compute):
         code = Exit.peer_lost
+    if code == Exit.disk_full:
+        return StateUnusable(
+            f"{job.folder}: the disk is full; free space, or point TUNELINE_HOME elsewhere. The next run goes on from "
+            "the last checkpoint."
+        )
     if code == Exit.out_of_memory:
         attempt["micro_batch_divisor"] *= 2
         error: Exception = OutOfMemory(

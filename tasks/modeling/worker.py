@@ -5,13 +5,14 @@ It ends by itself when the process that started it ends: nothing trains on unsee
 event log, since a launcher answers 1 whatever the exit code of its workers was.
 """
 
+import errno
 import os
 import signal
 import sys
 import threading
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from enum import IntEnum
 from pathlib import Path
 from types import FrameType
@@ -30,6 +31,7 @@ class Exit(IntEnum):
     diverged = 3
     out_of_memory = 4
     peer_lost = 5
+    disk_full = 6
     interrupted = 75
 
 
@@ -81,7 +83,9 @@ def main(path: Path) -> Exit:
         end = how_it_ended(fault)
         # All processes stop or diverge at the same step; of the other failures each knows only its own.
         if end is not Exit.peer_lost and (is_first() or end not in (Exit.interrupted, Exit.diverged)):
-            append(job.folder / EVENTS, "failed", failure=end.name, text=f"{type(fault).__name__}: {fault}"[:2000])
+            # A full disk takes no last words either; the exit code has to do.
+            with suppress(OSError):
+                append(job.folder / EVENTS, "failed", failure=end.name, text=f"{type(fault).__name__}: {fault}"[:2000])
         if end in (Exit.failed, Exit.peer_lost):
             raise
         return end
@@ -117,6 +121,8 @@ def how_it_ended(fault: Exception) -> Exit:
         return Exit.diverged
     if isinstance(fault, torch.OutOfMemoryError | MemoryError | RuntimeError) and is_out_of_memory(fault):
         return Exit.out_of_memory
+    if is_disk_full(fault):
+        return Exit.disk_full
     if isinstance(fault, torch.distributed.DistError) or (isinstance(fault, RuntimeError) and "gloo" in str(fault)):
         # Another process went away; why is known there.
         return Exit.peer_lost
@@ -136,6 +142,19 @@ def alone(folder: Path) -> Iterator[None]:
 
     with FileLock(folder / "worker.lock"):
         yield
+
+
+def is_disk_full(fault: BaseException) -> bool:
+    """Whether an error says that a file could not be written for want of room; torch and safetensors have own words.
+
+    >>> is_disk_full(OSError(errno.ENOSPC, "No space left on device"))
+    True
+    >>> is_disk_full(RuntimeError("PytorchStreamWriter failed writing file data/0: file write failed"))
+    True
+    """
+    text = str(fault).lower()
+    full = isinstance(fault, OSError) and fault.errno in (errno.ENOSPC, errno.EDQUOT)
+    return full or "no space left" in text or "failed writing file" in text
 
 
 def is_out_of_memory(fault: BaseException) -> bool:

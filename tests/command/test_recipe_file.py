@@ -76,8 +76,14 @@ def test_a_missing_key_names_the_nearest_line_and_what_it_is_for(write) -> None:
 @pytest.mark.parametrize(
     ("method", "finding"),
     [
-        ("{type: lorra}", "training.method.type: found 'lorra'; did you mean 'lora'? allowed: lora, qlora, lora_8bit, full, ia3, prompt_tuning, prefix_tuning, p_tuning, adaption_prompt, peft, combine, auto"),
-        ("{rank: 3}", "training.method.type: found nothing; say which kind; allowed: lora, qlora, lora_8bit, full, ia3, prompt_tuning, prefix_tuning, p_tuning, adaption_prompt, peft, combine, auto"),
+        (
+            "{type: lorra}",
+            "training.method.type: found 'lorra'; did you mean 'lora'? allowed: lora, qlora, lora_8bit, full, ia3, prompt_tuning, prefix_tuning, p_tuning, adaption_prompt, peft, combine, auto",
+        ),
+        (
+            "{rank: 3}",
+            "training.method.type: found nothing; say which kind; allowed: lora, qlora, lora_8bit, full, ia3, prompt_tuning, prefix_tuning, p_tuning, adaption_prompt, peft, combine, auto",
+        ),
         ("{type: full, rank: 3}", "training.method.full.rank: found 3; no such key; allowed: type"),
     ],
 )

@@ -103,23 +103,6 @@ def test_a_file_in_the_place_of_the_state_folder_is_reported(fresh, capsys):
     assert "TUNELINE_HOME" in capsys.readouterr().err
 
 
-@pytest.fixture
-def small_disk(tmp_path: Path):
-    """A file system of 24 MB in memory; only where this process may mount one."""
-    place = tmp_path / "disk"
-    place.mkdir()
-    try:
-        done = subprocess.run(
-            ["mount", "-t", "tmpfs", "-o", "size=24m", "tmpfs", place], capture_output=True, text=True
-        )
-    except FileNotFoundError:
-        pytest.skip("there is no mount command here")
-    if done.returncode:
-        pytest.skip(f"no file system may be mounted here: {done.stderr.strip()}")
-    yield place
-    subprocess.run(["umount", "-l", place], check=True)
-
-
 def test_a_full_disk_is_reported_and_the_work_goes_on_once_there_is_room(
     small_disk, fresh, monkeypatch, capsys, retrain
 ):

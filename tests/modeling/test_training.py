@@ -1,5 +1,6 @@
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -11,7 +12,7 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from tasks.errors import OutOfMemory, TrainingDiverged, WorkerDied
+from tasks.errors import OutOfMemory, StateUnusable, TrainingDiverged, WorkerDied
 from tasks.modeling import events, launch
 from tasks.modeling.batches import collate
 from tasks.modeling.job import JOB, TrainingJob
@@ -209,3 +210,16 @@ def test_labels_are_only_on_the_answer_and_its_stop_token(tiny_base: Path, job: 
         assert trained[-1] == tokenizer.eos_token_id
         assert tokenizer.decode(trained[:-1]) in {"blue", "green", "red", "white"}
         assert labels[0] == IGNORED and len(ids) == len(labels)
+
+
+def test_a_disk_that_fills_up_while_training_is_said_and_training_goes_on_once_there_is_room(
+    job: Make, small_disk: Path
+) -> None:
+    made = job(method=FullMethod(), max_steps=40, checkpoint_seconds=1)
+    made = made.model_copy(update={"folder": small_disk})
+    filler = small_disk / "filler"
+    filler.write_bytes(b"0" * (shutil.disk_usage(small_disk).free - 200_000))
+    with pytest.raises(StateUnusable, match="disk is full; free space"):
+        launch.train(made, listen=lambda new: None)
+    filler.unlink()
+    assert launch.train(made, listen=lambda new: None)["step"] == 40
