@@ -6,9 +6,12 @@ import yaml
 from flows.recipe_page import recipe_page
 from tasks.errors import InvalidRecipe
 from tasks.recipe import Precision
-from tasks.recipe_methods import FullMethod, LoraMethod
 from tasks.recipe_file import build_recipe, load_recipe
+from tasks.recipe_methods import FullMethod, LoraMethod
 
+KINDS = (
+    "lora, qlora, lora_8bit, full, ia3, prompt_tuning, prefix_tuning, p_tuning, adaption_prompt, peft, combine, auto"
+)
 SMALL = "name: desk\ndata:\n  train: [a.jsonl]\n"
 
 
@@ -78,11 +81,11 @@ def test_a_missing_key_names_the_nearest_line_and_what_it_is_for(write) -> None:
     [
         (
             "{type: lorra}",
-            "training.method.type: found 'lorra'; did you mean 'lora'? allowed: lora, qlora, lora_8bit, full, ia3, prompt_tuning, prefix_tuning, p_tuning, adaption_prompt, peft, combine, auto",
+            f"training.method.type: found 'lorra'; did you mean 'lora'? allowed: {KINDS}",
         ),
         (
             "{rank: 3}",
-            "training.method.type: found nothing; say which kind; allowed: lora, qlora, lora_8bit, full, ia3, prompt_tuning, prefix_tuning, p_tuning, adaption_prompt, peft, combine, auto",
+            f"training.method.type: found nothing; say which kind; allowed: {KINDS}",
         ),
         ("{type: full, rank: 3}", "training.method.full.rank: found 3; no such key; allowed: type"),
     ],
