@@ -46,7 +46,7 @@ class MethodRecipe(Stage):
 class FullMethod(MethodRecipe):
     """Every weight is trained. The guide's learning rate is 5e-5."""
 
-    model_config = ConfigDict(title="Full fine-tuning")
+    model_config = ConfigDict(title="Full")
     starting_rate = 5e-5
     gives = "full"
     type: Literal["full"] = kind("full")
@@ -110,7 +110,7 @@ class LoraMethod(LowRankMethod):
 class QLoraMethod(LowRankMethod):
     """LoRA on a base in 4 bits. The guide: rank 16, alpha 32 on q, k, v and o_proj, NF4, quantised twice."""
 
-    model_config = ConfigDict(title="QLoRA (4-bit base)")
+    model_config = ConfigDict(title="QLoRA")
     type: Literal["qlora"] = kind("qlora")
     format: Literal["nf4", "fp4"] = Field("nf4", title="Number format", description="nf4 fits normal weights.")
     double_quantisation: bool = Field(
@@ -129,7 +129,7 @@ class QLoraMethod(LowRankMethod):
 class EightBitLoraMethod(LowRankMethod):
     """LoRA on a base in 8 bits. The guide: rank 8, alpha 16, dropout 0.1 on q_proj and v_proj."""
 
-    model_config = ConfigDict(title="LoRA on an 8-bit base")
+    model_config = ConfigDict(title="8-bit LoRA")
     type: Literal["lora_8bit"] = kind("lora_8bit")
     rank: int = Field(8, ge=1, le=1024, title="Rank", description="Rank of the update matrices.")
     alpha: int = Field(16, ge=1, title="Alpha", description="Updates are scaled by alpha / rank.")
@@ -175,7 +175,7 @@ class SoftPromptMethod(MethodRecipe):
 class PromptTuningMethod(SoftPromptMethod):
     """Prompt tuning: the soft prompt is a row of input embeddings."""
 
-    model_config = ConfigDict(title="Prompt tuning")
+    model_config = ConfigDict(title="Prompt")
     starting_rate = 3e-2
     type: Literal["prompt_tuning"] = kind("prompt_tuning")
     initial_text: str = Field(
@@ -186,7 +186,7 @@ class PromptTuningMethod(SoftPromptMethod):
 class PrefixTuningMethod(SoftPromptMethod):
     """Prefix tuning: keys and values of the soft prompt, in every layer."""
 
-    model_config = ConfigDict(title="Prefix tuning")
+    model_config = ConfigDict(title="Prefix")
     starting_rate = 1e-2
     type: Literal["prefix_tuning"] = kind("prefix_tuning")
     projection_size: int = Field(
@@ -207,7 +207,7 @@ class PTuningMethod(SoftPromptMethod):
 class AdaptionPromptMethod(MethodRecipe):
     """LLaMA-Adapter, the "adapter" of the guide in PEFT's terms: prompts in the upper layers behind a gate of zero."""
 
-    model_config = ConfigDict(title="LLaMA-Adapter (adaption prompt)")
+    model_config = ConfigDict(title="LLaMA-Adapter")
     starting_rate = 1e-2
     not_merged = "its gated prompts are asked beside the attention of every token, so no weight can hold them"
     type: Literal["adaption_prompt"] = kind("adaption_prompt")
@@ -218,7 +218,7 @@ class AdaptionPromptMethod(MethodRecipe):
 class PeftMethod(MethodRecipe):
     """Any other type of PEFT by its own name, its options checked against PEFT's own configuration class."""
 
-    model_config = ConfigDict(title="Other PEFT type")
+    model_config = ConfigDict(title="PEFT")
     starting_rate = 1e-3
     type: Literal["peft"] = kind("peft")
     peft_type: str = Field(
@@ -243,7 +243,7 @@ class PeftMethod(MethodRecipe):
 class CombineMethod(MethodRecipe):
     """No training: adapters of one base, weighed and put together into one."""
 
-    model_config = ConfigDict(title="Combine adapters")
+    model_config = ConfigDict(title="Combine")
     starting_rate = 1e-4
     type: Literal["combine"] = kind("combine")
     adapters: list[str] = Field(
@@ -270,7 +270,7 @@ class CombineMethod(MethodRecipe):
 class AutoMethod(MethodRecipe):
     """The best method whose predicted memory fits: full, then LoRA, 8-bit LoRA, QLoRA, prompt tuning."""
 
-    model_config = ConfigDict(title="Chosen by memory")
+    model_config = ConfigDict(title="Auto")
     starting_rate = 2e-4
     type: Literal["auto"] = kind("auto")
     memory_gib: float = Field(
