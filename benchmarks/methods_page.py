@@ -34,6 +34,9 @@ seven steps; only what moves is different.
 A quantised base needs bitsandbytes, which runs 4 and 8 bits on a processor too, slower than fp32. Prompt tuning, prefix
 tuning, P-tuning and LLaMA-Adapter cannot be folded into a base; their versions are adapters, also under the model's own
 name, so that `models:/<name>@production` always answers.
+
+What each takes on a machine of yours, before anything is loaded: `tuneline plan RECIPE`. Predictions for a 7B base stand beside
+published figures in [0014](decisions/0014-predicting-memory.md). On a GPU nothing was measured yet; `python -m benchmarks.gpu` does it.
 """
 MEASURED = """
 ## Measured
