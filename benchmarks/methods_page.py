@@ -106,8 +106,12 @@ def plot(found: Mapping[str, "Measured"]) -> str:
             low, high = one.score.mean - one.score.low, one.score.high - one.score.mean
             axes.errorbar(one.trainable, one.score.mean, yerr=[[low], [high]], color="#8aa", lw=1, zorder=1)
             axes.scatter(one.trainable, one.score.mean, s=one.peak_memory / 2e7, color="#27c", alpha=0.6, zorder=2)
+        # One label for methods on the same spot.
+        places: dict[tuple[int, float], list[str]] = {}
         for name, one in found.items():
-            axes.annotate(name, (one.trainable, one.score.mean), xytext=(6, 5), textcoords="offset points")
+            places.setdefault((one.trainable, one.score.mean), []).append(name)
+        for place, names in places.items():
+            axes.annotate(", ".join(names), place, xytext=(6, 5), textcoords="offset points")
         axes.set(xscale="log", ylim=(-0.03, 1.0), xlabel="trained parameters", ylabel="exact match, 95 % interval")
         axes.set_title("Circle: peak memory of the training process", fontsize=9)
         axes.grid(alpha=0.25)
