@@ -45,8 +45,8 @@ Eight recipes in [`recipes/`](../recipes/README.md), each with records of our ow
 [`examples/`](../examples/README.md), each run from records to decision on SmolLM2-135M-Instruct in fp32; made by
 `python -m benchmarks.scenarios`. Scores are means over test rows with their 95 % intervals; base and candidate answer
 the same rows in the same template. The test rows were fixed before any training. The rows shown are the first of each
-suite, whatever came of them. These are small models trained for minutes: each section says what they learn, and what
-the same recipe needs to be of use.
+suite, whatever came of them. Seconds are of a machine that did other work beside. These are small models trained for
+minutes: each section says what they learn, and what the same recipe needs to be of use.
 
 | scenario | metric | base | candidate | gain | decision |
 | --- | --- | ---: | ---: | ---: | --- |
