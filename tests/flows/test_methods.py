@@ -29,9 +29,12 @@ def test_a_method_goes_the_whole_path_and_its_version_answers_as_it_was_scored(n
     found = lookup.find(shop.uri, recipe.name, version=done.versions.version)
     assert (found.tags["kind"], found.tags["method"]) == (kind, method["type"])
     assert done.merged.kind == kind
-    assert done.decision.promote
-    assert lookup.aliases(shop.uri, recipe.name)["production"] == found.version
-    assert lookup.aliases(shop.uri, f"{recipe.name}-adapter")["production"] == done.versions.adapter_version
+    # P-tuning learns too little in these steps to beat its base: its version is there, answers, and waits.
+    promoted = {found.version} if name != "p_tuning" else set()
+    assert done.decision.promote == bool(promoted)
+    for registered in (recipe.name, f"{recipe.name}-adapter"):
+        there = lookup.aliases(shop.uri, registered)
+        assert {number for alias, number in there.items() if alias == "production"} == promoted
     assert kind == "merged" or done.merged.reason
     rows = [{"messages": [{"role": "user", "content": row["prompt"]}]} for row in done.report.examples]
     given = versions.ask(shop.uri, recipe.name, found.version, rows, shop.state.root / "cache")
