@@ -55,6 +55,7 @@ def export_version(
     from tasks.champion import existing
     from tasks.evidence import evidence_for
     from tasks.modeling import exporting
+    from tasks.modeling.origin import origin_of
     from tasks.registry import lookup, versions
 
     uri = here.tracking_uri
@@ -64,7 +65,7 @@ def export_version(
     source = versions.weights_in(whole)
     if found.tags.get("kind") == "adapter":
         raise WorkRefused(f"export: {name}/{found.version} {_why_adapter(found, files)}")
-    system = json.loads((source / "origin.json").read_text("utf-8")).get("system", "")
+    system = origin_of(source).get("system", "")
     first = [{"role": "system", "content": system}] if system else []
     asked = [[*first, *row["messages"]] for row in evidence_for(name, found.version, here).questions]
     extra = {key: path for key, path in files.items() if key in ("MODEL_CARD.md", "release.json")}

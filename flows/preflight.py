@@ -8,7 +8,7 @@ from tasks.adapters import check_adapters
 from tasks.data.dataset import source_digest
 from tasks.errors import InvalidBaseModel, PermanentError, StateUnusable
 from tasks.modeling import processes
-from tasks.modeling.base_model import CARRIED, verified
+from tasks.modeling.base_model import CARRIED, is_hub_name, verified
 from tasks.recipe import BaseModelRecipe, Recipe
 from tasks.recipe_methods import CombineMethod
 from tasks.registry import policy
@@ -59,8 +59,7 @@ def _check_base(base: BaseModelRecipe) -> None:
     if Path(name).is_dir():
         verified(Path(name).resolve(), name, base.trust_remote_code)
         return
-    hub = name.count("/") == 1 and not name.startswith((".", "/", "~"))
-    if not (name in CARRIED or name.startswith("models:/") or hub):
+    if not (name in CARRIED or name.startswith("models:/") or is_hub_name(name)):
         raise InvalidBaseModel(
             f"base.model: {name!r} is no folder ({Path(name).absolute()}), no carried model "
             f"({', '.join(sorted(CARRIED))}), no hub name (org/name) and no models:/ address."

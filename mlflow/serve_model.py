@@ -101,7 +101,7 @@ class AnswersInstructions(PythonModel):
 
     def reads_soft_prompt(self):
         config = getattr(self.model, "active_peft_config", None)
-        return config is not None and config.is_prompt_learning and config.peft_type.value != "ADAPTION_PROMPT"
+        return config is not None and config.is_prompt_learning
 
     def text(self, ids, stops):
         end = next((place for place, token in enumerate(ids) if token in self.stop_ids), len(ids))
@@ -127,7 +127,7 @@ def after_soft_prompt(model, ids, mask, **options):
     config = model.active_peft_config
     rows, width, virtual = *ids.shape, config.num_virtual_tokens
     soft, seen = model.get_prompt(batch_size=rows), torch.ones((rows, virtual), dtype=mask.dtype, device=mask.device)
-    if config.peft_type.value == "PREFIX_TUNING":
+    if config.peft_type == "PREFIX_TUNING":
         filled, read = torch.cat([torch.zeros_like(seen), ids], 1), torch.cat([seen, mask], 1)
         output = model.base_model.generate(input_ids=filled, attention_mask=read, past_key_values=soft, **options)
         return output[:, virtual + width :]

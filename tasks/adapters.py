@@ -9,12 +9,12 @@ from tasks.artifacts import TokenizedDataset, TrainedWeights
 from tasks.bases import REGISTRY, parsed
 from tasks.errors import InvalidRecipe, UnknownVersion
 from tasks.modeling.base_model import BaseModelFolder
-from tasks.modeling.origin import ADAPTER_CONFIG, ORIGIN, is_adapter
+from tasks.modeling.origin import ADAPTER_CONFIG, ORIGIN, bound_digest, is_adapter
 from tasks.recipe import Recipe
 from tasks.recipe_methods import CombineMethod
 from tasks.registry import lookup
 from tasks.settings import State
-from tasks.store import digest, file_digest, weights_digest
+from tasks.store import file_digest, weights_digest
 from tasks.workplace import Workplace
 
 PARTS = "parts.json"
@@ -83,7 +83,7 @@ def combined(
     parts = {"adapters": dict(zip(method.adapters, identity(folders), strict=True)), "method": method.model_dump()}
     (folder / PARTS).write_text(json.dumps(parts, indent=1), "utf-8")
     return TrainedWeights(
-        digest=digest([weights_digest(target), file_digest(target / ORIGIN)]),
+        digest=bound_digest(target),
         method=method.type,
         kind="adapter",
         base_digest=base.digest,

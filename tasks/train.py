@@ -14,13 +14,13 @@ from tasks.errors import ServiceUnavailable
 from tasks.modeling import events, launch
 from tasks.modeling.base_model import BaseModelFolder
 from tasks.modeling.job import JOB, TrainingJob
+from tasks.modeling.origin import bound_digest
 from tasks.pages import shown_progress
 from tasks.planning import memory_points
 from tasks.progress import Meter
 from tasks.recipe import Recipe
 from tasks.recipe_methods import CombineMethod
 from tasks.retries import verb
-from tasks.store import digest, file_digest, weights_digest
 from tasks.workplace import Workplace
 
 if TYPE_CHECKING:
@@ -171,9 +171,8 @@ def _build(
     # Only the trainer needs these, and it is done.
     for name in ("checkpoints", "best", "start"):
         shutil.rmtree(folder / name, ignore_errors=True)
-    origin = file_digest(folder / "weights" / "origin.json")
     return TrainedWeights(
-        digest=digest([weights_digest(folder / "weights"), origin]),
+        digest=bound_digest(folder / "weights"),
         method=recipe.training.method.type,
         kind=recipe.training.method.gives,
         base_digest=base.digest,

@@ -119,7 +119,7 @@ def resolve(recipe: BaseModelRecipe, bases: Path) -> BaseModelFolder:
         folder = Path(name).resolve()
     elif name in CARRIED:
         folder = fetch_carried(name, bases)
-    elif _is_hub_name(name):
+    elif is_hub_name(name):
         folder = _from_hub(name, recipe.revision, (*WEIGHTS, *DESCRIBING))
         # The hub's cache names the folder by its commit.
         return replace(verified(folder, name, recipe.trust_remote_code), hub_revision=folder.name)
@@ -135,12 +135,13 @@ def description(recipe: BaseModelRecipe, bases: Path) -> Path:
     """The folder of a base's config and tokenizer: as `resolve`, but no weights are fetched from a hub, or checked."""
     if Path(recipe.model).is_dir():
         return Path(recipe.model).resolve()
-    if recipe.model in CARRIED or not _is_hub_name(recipe.model):
+    if recipe.model in CARRIED or not is_hub_name(recipe.model):
         return resolve(recipe, bases).folder
     return _from_hub(recipe.model, recipe.revision, DESCRIBING)
 
 
-def _is_hub_name(name: str) -> bool:
+def is_hub_name(name: str) -> bool:
+    """Whether a base's name can be a hub's, org/name."""
     return name.count("/") == 1 and not name.startswith((".", "/", "~")) and ":" not in name
 
 

@@ -4,6 +4,8 @@ import json
 from pathlib import Path
 from typing import Any
 
+from tasks.store import digest, file_digest, weights_digest
+
 ORIGIN = "origin.json"
 ADAPTER_CONFIG = "adapter_config.json"
 
@@ -11,6 +13,11 @@ ADAPTER_CONFIG = "adapter_config.json"
 def origin_of(weights: Path) -> dict[str, Any]:
     """What saved weights are bound to: base (digest, name, revision, quantisation), tokenizer, template, system."""
     return dict(json.loads((weights / ORIGIN).read_text("utf-8")))
+
+
+def bound_digest(weights: Path) -> str:
+    """Digest of saved weights and of what they are bound to: the same numbers on another base are another result."""
+    return digest([weights_digest(weights), file_digest(weights / ORIGIN)])
 
 
 def is_adapter(folder: Path) -> bool:

@@ -15,12 +15,12 @@ from tasks.modeling.batches import Pack
 def is_soft(model: Any) -> bool:
     """Whether a model reads a soft prompt: prompt tuning, p-tuning or prefix tuning of PEFT."""
     config = getattr(model, "active_peft_config", None)
-    return bool(config is not None and config.is_prompt_learning and config.peft_type != "ADAPTION_PROMPT")
+    return bool(config is not None and config.is_prompt_learning)
 
 
 def is_prefix(model: Any) -> bool:
     """Whether the soft prompt stands in the cache (prefix tuning) and not among the embeddings."""
-    return str(model.active_peft_config.peft_type.value) == "PREFIX_TUNING"
+    return bool(model.active_peft_config.peft_type == "PREFIX_TUNING")
 
 
 def pack_logits(model: Any, pack: Pack) -> torch.Tensor:
