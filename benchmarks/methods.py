@@ -5,14 +5,14 @@ SmolLM2-135M-Instruct, about 3 minutes each on two quiet cores. `--only NAME` ru
 the others; `--page` runs none. The page and its plot are functions of `benchmarks/results/methods.json`.
 """
 
-import argparse
 import os
 import sys
 from pathlib import Path
 from typing import Any
 
-from pydantic import BaseModel, ConfigDict, TypeAdapter
+from pydantic import BaseModel, ConfigDict
 
+from benchmarks.kept import Kept, options
 from benchmarks.methods_page import page, plot
 from tasks.artifacts import Estimate, MergeCandidate, Parity
 from tasks.recipe import Recipe
@@ -20,7 +20,6 @@ from tasks.recipe_file import load_recipe
 from tasks.settings import choose_waiting, prepare_environment, state
 
 ROOT = Path(__file__).resolve().parents[1]
-RESULTS = ROOT / "benchmarks" / "results" / "methods.json"
 TARGET = ROOT / "docs" / "methods.md"
 PLOT = ROOT / "docs" / "screenshots" / "methods.svg"
 ROWS, ASKED = 240, 64
@@ -66,7 +65,7 @@ class Measured(BaseModel):
     candidates: list[MergeCandidate] = []
 
 
-Results = TypeAdapter(dict[str, Measured])
+RESULTS = Kept(ROOT / "benchmarks" / "results" / "methods.json", Measured)
 
 
 def recipe_of(name: str) -> Recipe:
@@ -79,18 +78,10 @@ def recipe_of(name: str) -> Recipe:
     return Recipe.model_validate(plain)
 
 
-def read() -> dict[str, Measured]:
-    """What was measured so far."""
-    return Results.validate_json(RESULTS.read_bytes()) if RESULTS.exists() else {}
-
-
 def main(words: list[str] | None = None) -> int:
     """Run the methods that are asked for, keep what was measured after each, and write the page."""
-    parser = argparse.ArgumentParser(prog="python -m benchmarks.methods", description=__doc__)
-    parser.add_argument("--only", action="append", choices=METHODS, metavar="NAME", help="; ".join(METHODS))
-    parser.add_argument("--page", action="store_true", help="write the page from what was measured, run nothing")
-    told = parser.parse_args(words)
-    found = read()
+    told = options("benchmarks.methods", __doc__, METHODS, words)
+    found = RESULTS.read()
     if not told.page:
         choose_waiting(1.0)
         os.environ.setdefault("TUNELINE_HOME", str(ROOT / ".tuneline" / "methods"))
@@ -98,10 +89,8 @@ def main(words: list[str] | None = None) -> int:
         prepare_environment(state())
         from benchmarks.methods_flow import measure
 
-        for name in told.only or METHODS:
-            found[name] = measure(recipe_of(name))
-            RESULTS.write_bytes(Results.dump_json(found, indent=1) + b"\n")
-            print(f"{name}: {found[name].score.mean:.3f}", flush=True)
+        names = told.only or METHODS
+        found = RESULTS.measure(names, lambda name: measure(recipe_of(name)), lambda one: f"{one.score.mean:.3f}")
     ordered = {name: found[name] for name in METHODS if name in found}
     TARGET.write_text(page(ordered, ROWS, ASKED), "utf-8")
     PLOT.write_text(plot(ordered), "utf-8")

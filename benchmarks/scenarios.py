@@ -5,7 +5,6 @@ network once the base is unpacked. `--only NAME` runs some and keeps what was me
 none. The page is a function of `benchmarks/results/scenarios.json` and of the scenarios' own READMEs.
 """
 
-import argparse
 import re
 import sys
 import time
@@ -13,8 +12,9 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from pydantic import BaseModel, ConfigDict, TypeAdapter
+from pydantic import BaseModel, ConfigDict
 
+from benchmarks.kept import Kept, options
 from tasks.artifacts import Estimate
 from tasks.evaluation.wording import label
 from tasks.recipe_file import load_recipe
@@ -25,7 +25,6 @@ if TYPE_CHECKING:
     from tasks.recipe import Recipe
 
 ROOT = Path(__file__).resolve().parents[1]
-RESULTS = ROOT / "benchmarks" / "results" / "scenarios.json"
 TARGET = ROOT / "docs" / "scenarios.md"
 SCENARIOS = (
     "code-generation",
@@ -94,7 +93,7 @@ class Measured(BaseModel):
     reasons: list[str]
 
 
-Results = TypeAdapter(dict[str, Measured])
+RESULTS = Kept(ROOT / "benchmarks" / "results" / "scenarios.json", Measured)
 
 
 def folder_of(name: str) -> Path:
@@ -226,25 +225,18 @@ def cell(text: str, longest: int = 240) -> str:
     return f"`{line if len(line) <= longest else line[: longest - 1] + '…'}`" if line else "(nothing)"
 
 
-def read() -> dict[str, Measured]:
-    """What was measured so far."""
-    return Results.validate_json(RESULTS.read_bytes()) if RESULTS.exists() else {}
-
-
 def main(words: list[str] | None = None) -> int:
     """Run the scenarios that are asked for, keep what was measured after each, and write the page."""
-    parser = argparse.ArgumentParser(prog="python -m benchmarks.scenarios", description=__doc__)
-    parser.add_argument("--only", action="append", choices=SCENARIOS, metavar="NAME", help=", ".join(SCENARIOS))
-    parser.add_argument("--page", action="store_true", help="write the page from what was measured, run nothing")
-    told = parser.parse_args(words)
-    found = read()
+    told = options("benchmarks.scenarios", __doc__, SCENARIOS, words)
+    found = RESULTS.read()
     if not told.page:
         choose_waiting(1.0)
         prepare_environment(state())
-        for name in told.only or SCENARIOS:
-            found[name] = measure(load_recipe(ROOT / "recipes" / f"{name}.yaml"))
-            RESULTS.write_bytes(Results.dump_json(found, indent=1) + b"\n")
-            print(f"{name}: {'promoted' if found[name].promoted else 'refused'}")
+        found = RESULTS.measure(
+            told.only or SCENARIOS,
+            lambda name: measure(load_recipe(ROOT / "recipes" / f"{name}.yaml")),
+            lambda one: "promoted" if one.promoted else "refused",
+        )
     TARGET.write_text(page(found), "utf-8")
     print(f"written: {TARGET}")
     return 0

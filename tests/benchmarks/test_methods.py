@@ -2,7 +2,7 @@
 
 import json
 
-from benchmarks.methods import METHODS, Results, recipe_of
+from benchmarks.methods import METHODS, RESULTS, recipe_of
 from benchmarks.methods_page import page, plot
 
 ESTIMATE = {"mean": 0.5, "low": 0.4, "high": 0.6, "rows": 64}
@@ -36,7 +36,7 @@ MERGED = {
         for rule in ("dequantised", "full_precision", "requantised")
     ],
 }
-FOUND = Results.validate_json(json.dumps({"qlora": MERGED, "prompt_tuning": {**ONE, "kind": "adapter"}}))
+FOUND = RESULTS.adapter.validate_json(json.dumps({"qlora": MERGED, "prompt_tuning": {**ONE, "kind": "adapter"}}))
 
 
 def test_every_method_of_the_table_has_a_recipe_that_is_valid():

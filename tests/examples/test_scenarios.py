@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 import yaml
 
-from benchmarks.scenarios import RESULTS, SCENARIOS, TARGET, Estimate, Measured, Row, Slice, folder_of, page, read
+from benchmarks.scenarios import RESULTS, SCENARIOS, TARGET, Estimate, Measured, Row, Slice, folder_of, page
 from examples.writing import lines
 from tasks.data.dataset import validate_sources
 from tasks.recipe import PromptTemplate, Recipe
@@ -254,9 +254,9 @@ def test_the_page_shows_what_was_measured_and_leaves_out_what_was_not(done):
     assert "## Finance" not in text
 
 
-@pytest.mark.skipif(not RESULTS.exists(), reason="no scenario was measured yet")
+@pytest.mark.skipif(not RESULTS.path.exists(), reason="no scenario was measured yet")
 def test_the_committed_page_is_what_its_numbers_make_it():
-    assert TARGET.read_text("utf-8") == page(read()), "run `python -m benchmarks.scenarios --page`"
+    assert TARGET.read_text("utf-8") == page(RESULTS.read()), "run `python -m benchmarks.scenarios --page`"
 
 
 @pytest.fixture(scope="module")

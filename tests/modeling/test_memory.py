@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 import torch
 
+from benchmarks.gpu.shapes import SHAPES
 from tasks.errors import InvalidBaseModel
 from tasks.modeling import dry_run, launch, memory, methods
 from tasks.modeling.batches import Pack, collate
@@ -28,16 +29,7 @@ from tasks.recipe_methods import (
 )
 
 SMOLLM2 = Path(__file__).resolve().parents[2] / ".tuneline" / "bases" / "smollm2-135m-instruct"
-LLAMA_2_7B = {
-    "model_type": "llama",
-    "vocab_size": 32_000,
-    "hidden_size": 4096,
-    "intermediate_size": 11_008,
-    "num_hidden_layers": 32,
-    "num_attention_heads": 32,
-    "num_key_value_heads": 32,
-    "tie_word_embeddings": False,
-}
+LLAMA_2_7B = {"model_type": "llama", **SHAPES["7b"], "tie_word_embeddings": False}
 FIVE: dict[str, Method] = {
     "full": FullMethod(),
     "lora": LoraMethod(),
