@@ -6,8 +6,8 @@ from pathlib import Path
 from typing import Any
 
 from tasks.artifacts import TokenizedDataset, TrainedWeights
-from tasks.bases import REGISTRY, parsed
-from tasks.errors import InvalidRecipe, UnknownVersion
+from tasks.bases import REGISTRY, folder_at, version_at
+from tasks.errors import InvalidRecipe
 from tasks.modeling.base_model import BaseModelFolder
 from tasks.modeling.origin import ADAPTER_CONFIG, ORIGIN, bound_digest, is_adapter
 from tasks.recipe import Recipe
@@ -18,42 +18,31 @@ from tasks.store import file_digest, weights_digest
 from tasks.workplace import Workplace
 
 PARTS = "parts.json"
+KEY = "training.method.adapters"
 
 
 def check_adapters(method: CombineMethod, state: State) -> None:
     """Raise InvalidRecipe or UnknownVersion where an address leads to no adapter; nothing is fetched."""
     for address in method.adapters:
-        if address.startswith(REGISTRY):
-            _version(address, state)
-        elif not is_adapter(Path(address)):
-            raise InvalidRecipe(
-                f"training.method.adapters: {address}: no adapter lies there (no {ADAPTER_CONFIG}); name a folder, or "
-                "models:/<name>-adapter@alias."
-            )
+        _found(address, state)
 
 
 def folders_of(method: CombineMethod, place: Workplace) -> list[Path]:
     """The folder of each adapter, fetched where it has to be; raises as `check_adapters` does."""
-    check_adapters(method, place.state)
-    return [_folder(address, place) for address in method.adapters]
+    found = [_found(address, place.state) for address in method.adapters]
+    return [each.resolve() if isinstance(each, Path) else folder_at(each, place.state) for each in found]
 
 
-def _folder(address: str, place: Workplace) -> Path:
-    if not address.startswith(REGISTRY):
-        return Path(address).resolve()
-    from tasks.registry import versions
-
-    found = _version(address, place.state)
-    return versions.model_folder(place.state.tracking_uri, found.name, found.version, place.state.root / "cache")
-
-
-def _version(address: str, state: State) -> lookup.Version:
-    name, alias, number = parsed(address, "training.method.adapters")
-    found = lookup.find(state.tracking_uri, name, alias, number)
-    if found is None:
-        there = lookup.aliases(state.tracking_uri, name)
-        raise UnknownVersion(f"training.method.adapters: {address}: no such version; aliases of {name}: {there}.")
-    return found
+def _found(address: str, state: State) -> Path | lookup.Version:
+    """The folder or the version that an address leads to."""
+    if address.startswith(REGISTRY):
+        return version_at(address, KEY, state)
+    if not is_adapter(Path(address)):
+        raise InvalidRecipe(
+            f"{KEY}: {address}: no adapter lies there (no {ADAPTER_CONFIG}); name a folder, or "
+            "models:/<name>-adapter@alias."
+        )
+    return Path(address)
 
 
 def identity(folders: list[Path]) -> list[list[str]]:

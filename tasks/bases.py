@@ -1,9 +1,13 @@
 """A recipe's base model in, its verified folder out: the one place that joins folders, hubs and the registry."""
 
+from pathlib import Path
+
 from tasks.artifacts import TokenizedDataset
 from tasks.errors import InvalidBaseModel, InvalidRecipe, UnknownVersion
 from tasks.modeling.base_model import BaseModelFolder, resolve, verified
 from tasks.recipe import BaseModelRecipe
+from tasks.registry import lookup
+from tasks.settings import State
 from tasks.workplace import Workplace
 
 REGISTRY = "models:/"
@@ -17,17 +21,28 @@ def base_of(recipe: BaseModelRecipe, place: Workplace) -> BaseModelFolder:
     """
     if not recipe.model.startswith(REGISTRY):
         return resolve(recipe, place.state.bases)
-    from tasks.registry import lookup, versions
+    found = version_at(recipe.model, "base.model", place.state)
+    return verified(folder_at(found, place.state), f"models:/{found.name}/{found.version}", recipe.trust_remote_code)
 
-    name, alias, number = parsed(recipe.model, "base.model")
-    uri = place.state.tracking_uri
-    found = lookup.find(uri, name, alias, number)
+
+def version_at(address: str, key: str, state: State) -> lookup.Version:
+    """The version behind a `models:/` address; `key` is the recipe's, for the message.
+
+    Raises InvalidRecipe for what is no address, UnknownVersion for what the registry does not have.
+    """
+    name, alias, number = parsed(address, key)
+    found = lookup.find(state.tracking_uri, name, alias, number)
     if found is None:
-        raise UnknownVersion(
-            f"base.model: {recipe.model}: {uri} has no such version; it has {lookup.aliases(uri, name)}."
-        )
-    folder = versions.model_folder(uri, name, found.version, place.state.root / "cache")
-    return verified(folder, f"models:/{name}/{found.version}", recipe.trust_remote_code)
+        there = lookup.said_aliases(state.tracking_uri, name)
+        raise UnknownVersion(f"{key}: {address}: no such version in {state.tracking_uri}; {there}.")
+    return found
+
+
+def folder_at(found: lookup.Version, state: State) -> Path:
+    """The folder of a version's weights, fetched where it has to be."""
+    from tasks.registry import versions
+
+    return versions.model_folder(state.tracking_uri, found.name, found.version, state.root / "cache")
 
 
 def parsed(address: str, key: str) -> tuple[str, str, int]:

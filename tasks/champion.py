@@ -42,10 +42,8 @@ def existing(name: str, version: int, uri: str) -> lookup.Version:
     """What the registry says of a version, 0 for production's. Raises UnknownVersion with what there is."""
     found = lookup.find(uri, name, version=version)
     if found is None:
-        known = lookup.aliases(uri, name)
-        there = ", ".join(f"{alias} → {number}" for alias, number in sorted(known.items())) or "none"
         wanted = f"{name}/{version}" if version else f"{name}@production"
-        raise UnknownVersion(f"{uri}: {wanted} does not exist; aliases of {name}: {there}.")
+        raise UnknownVersion(f"{uri}: {wanted} does not exist; {lookup.said_aliases(uri, name)}.")
     return found
 
 

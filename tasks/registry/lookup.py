@@ -84,9 +84,13 @@ def named(tracking_uri: str, name: str, alias: str) -> Version:
     """The version that an alias points at; raises UnknownVersion with the aliases there are, and as `find` does."""
     if found := find(tracking_uri, name, alias):
         return found
-    known = aliases(tracking_uri, name)
-    there = ", ".join(f"{other} → {version}" for other, version in sorted(known.items())) or "none"
-    raise UnknownVersion(f"{name}@{alias}: {tracking_uri} has no such alias; aliases of {name}: {there}.")
+    raise UnknownVersion(f"{name}@{alias}: {tracking_uri} has no such alias; {said_aliases(tracking_uri, name)}.")
+
+
+def said_aliases(tracking_uri: str, name: str) -> str:
+    """The aliases of a model in words, for a message that says what there is."""
+    known = sorted(aliases(tracking_uri, name).items())
+    return f"aliases of {name}: {', '.join(f'{alias} → {version}' for alias, version in known) or 'none'}"
 
 
 def sqlite_path(tracking_uri: str) -> Path | None:
