@@ -33,6 +33,7 @@ test: setup ## The tests without the slow ones
 	@$(TESTING) $(BIN)/python -m pytest -m "not slow" -q -n 2 --dist loadfile
 
 test-all: setup ## Every test: real models and whole processes too
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[dev,deepspeed]'
 	@$(TESTING) $(BIN)/python -m pytest -q
 
 check: setup ## Lint, format, types, import contracts

@@ -220,14 +220,16 @@ class ComputeRecipe(Stage):
     strategy: Strategy = Field(
         Strategy.replicated,
         title="Strategy",
-        description="replicated: each process holds all; fsdp2 shares out optimiser, gradients, weights; zero2 and "
-        "zero3 are refused for now.",
+        description="replicated: each process holds all; fsdp2 and zero3 (DeepSpeed) share out optimiser, gradients, "
+        "weights; zero2 all but the weights.",
     )
 
     @model_validator(mode="after")
-    def _machines_run_as_many_each(self) -> Self:
+    def _processes_fit_machines_and_strategy(self) -> Self:
         if self.processes % self.machines:
             raise ValueError(f"processes ({self.processes}) cannot be dealt out evenly to {self.machines} machines")
+        if self.processes == 1 and self.strategy is not Strategy.replicated:
+            raise ValueError(f"strategy {self.strategy.value} shares out over processes; with 1 process use replicated")
         return self
 
 
@@ -342,7 +344,7 @@ class Recipe(Stage):
         if method.quantisation and compute.strategy in (Strategy.fsdp2, Strategy.zero3):
             raise ValueError(
                 f"compute.strategy {compute.strategy.value} contradicts training.method {method.type}: quantised "
-                "weights cannot be cut into shares; use replicated"
+                "weights cannot be cut into shares; use replicated or zero2"
             )
         return self
 

@@ -1,4 +1,8 @@
-"""Trainer state in, a folder to resume from out, whole or not at all: weights, optimiser, position."""
+"""Trainer state in, a folder to resume from out, whole or not at all: weights, optimiser, position.
+
+The files are the same for any number of processes and any strategy. Every process calls what saves, since weights may
+be shared out among them; the first one writes.
+"""
 
 import json
 import os
@@ -10,28 +14,21 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from tasks.modeling.methods import trainable
-from tasks.modeling.sharing import as_shared, whole
+from tasks.modeling.sharing import Replicated
 from tasks.store import file_digest
 
 KEPT = 2
 FILES = ("weights.safetensors", "optimizer.pt")
 
 
-def save_weights(model: Any, folder: Path, main: bool = True) -> None:
-    """The parameters that move, as safetensors, renamed into place when whole.
-
-    Every process of a training calls this, since weights may be shared out among them; the `main` one writes.
-    """
-    tensors = _moving(model, main)
-    if main:
+def save_weights(folder: Path, strategy: Replicated) -> None:
+    """The parameters that move, as safetensors, renamed into place when whole."""
+    tensors = strategy.weights()
+    if strategy.accelerator.is_main_process:
         partial = _empty(folder.with_name(f".{folder.name}.partial"))
         save_file(tensors, partial / "weights.safetensors")
         shutil.rmtree(folder, ignore_errors=True)
         partial.rename(folder)
-
-
-def _moving(model: Any, keep: bool) -> dict[str, torch.Tensor]:
-    return whole({name: parameter.detach() for name, parameter in trainable(model).items()}, keep)
 
 
 def _empty(folder: Path) -> Path:
@@ -41,27 +38,22 @@ def _empty(folder: Path) -> Path:
 
 
 def load_weights(model: Any, folder: Path) -> None:
-    """Put saved parameters back; every one of them must be there."""
+    """Put saved parameters back into a model that no strategy has taken over; every one of them must be there."""
     tensors = load_file(folder / "weights.safetensors")
     with torch.no_grad():
         for name, parameter in trainable(model).items():
-            parameter.copy_(as_shared(tensors[name], parameter))
+            parameter.copy_(tensors[name])
 
 
-def save(folder: Path, model: Any, optimizer: Any, state: dict[str, Any], main: bool = True) -> None:
-    """Write checkpoint `step-<n>`; the two newest stay, so that a damaged last one costs one interval.
-
-    Every process calls this, the `main` one writes: the files are the same for any number of processes.
-    """
-    content = optimizer.state_dict()
-    tensors = _moving(model, main)
-    moments = {number: whole(entries, main) for number, entries in content["state"].items()}
-    if not main:
+def save(folder: Path, strategy: Replicated, state: dict[str, Any]) -> None:
+    """Write checkpoint `step-<n>`; the two newest stay, so that a damaged last one costs one interval."""
+    tensors, optimizer = strategy.weights(), strategy.optimizer_state()
+    if not strategy.accelerator.is_main_process:
         return
     final = folder / f"step-{int(state['step']):08d}"
     partial = _empty(folder / f".{final.name}.partial")
     save_file(tensors, partial / "weights.safetensors")
-    torch.save({**content, "state": moments}, partial / "optimizer.pt")
+    torch.save(optimizer, partial / "optimizer.pt")
     digests = {name: file_digest(partial / name) for name in FILES}
     (partial / "state.json").write_text(json.dumps({"files": digests, "state": state}), "utf-8")
     for path in partial.iterdir():
@@ -73,19 +65,19 @@ def save(folder: Path, model: Any, optimizer: Any, state: dict[str, Any], main: 
         shutil.rmtree(old)
 
 
-def resume(folder: Path, model: Any, optimizer: Any) -> dict[str, Any] | None:
-    """Load the newest checkpoint that is whole into model and optimiser; its state, or None to start anew."""
+def newest(folder: Path) -> tuple[Path, dict[str, Any]] | None:
+    """The newest checkpoint that is whole, and its state; None to start anew."""
     for checkpoint in sorted(folder.glob("step-*"), reverse=True):
         state = _whole(checkpoint)
         if state is not None:
-            load_weights(model, checkpoint)
-            content = torch.load(checkpoint / "optimizer.pt", weights_only=True, map_location="cpu")
-            parameters = list(trainable(model).values())
-            for number, entries in content["state"].items():
-                entries.update({name: as_shared(value, parameters[number]) for name, value in entries.items()})
-            optimizer.load_state_dict(content)
-            return state
+            return checkpoint, state
     return None
+
+
+def load_optimizer(strategy: Replicated, checkpoint: Path) -> None:
+    """Put a checkpoint's optimiser state back."""
+    content = torch.load(checkpoint / "optimizer.pt", weights_only=True, map_location="cpu")
+    strategy.load_optimizer_state(content)
 
 
 def _whole(checkpoint: Path) -> dict[str, Any] | None:

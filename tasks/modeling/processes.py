@@ -7,6 +7,7 @@ by `python -m tasks.modeling.processes job.json`. They share the job's folder, a
 import os
 import sys
 from collections.abc import Mapping
+from importlib.util import find_spec
 from pathlib import Path
 
 from tasks.errors import InvalidRecipe
@@ -22,7 +23,7 @@ ADDRESS = ("MASTER_ADDR", "MASTER_PORT", "NODE_RANK")
 
 def launched(compute: ComputeRecipe) -> bool:
     """Whether `accelerate launch` stands between the verb and the worker."""
-    return compute.processes > 1 or compute.strategy is not Strategy.replicated
+    return compute.processes > 1
 
 
 def check(compute: ComputeRecipe, method: Method, variables: Mapping[str, str] = os.environ) -> None:
@@ -35,10 +36,10 @@ def check(compute: ComputeRecipe, method: Method, variables: Mapping[str, str] =
         raise InvalidRecipe(
             f"compute.processes: {here} on this machine, which has {gpus} GPU{'s' * (gpus > 1)}; each needs one."
         )
-    if strategy in (Strategy.zero2, Strategy.zero3):
+    if strategy in (Strategy.zero2, Strategy.zero3) and find_spec("deepspeed") is None:
         raise InvalidRecipe(
-            f"compute.strategy {strategy.value} needs the package deepspeed, which the training process does not drive "
-            "(docs/decisions/0012-many-processes.md); use fsdp2, which shares out the same."
+            f"compute.strategy {strategy.value} needs the package deepspeed, which is not installed: "
+            "pip install 'tuneline[deepspeed]', or use fsdp2, which shares out what zero3 does."
         )
     if strategy is not Strategy.replicated and isinstance(method, SoftPromptMethod | AdaptionPromptMethod):
         raise InvalidRecipe(
@@ -91,9 +92,12 @@ def command(
 
 
 def config_file(compute: ComputeRecipe, gpus: int) -> Path:
-    """The file of `deployments/accelerate/` for a strategy; numbers in it are replaced by the recipe's."""
-    if compute.strategy is not Strategy.replicated:
-        name = compute.strategy.value
+    """The file of `deployments/accelerate/` for a strategy; numbers in it are replaced by the recipe's.
+
+    DeepSpeed is not accelerate's business here: the worker drives it (`zero.py`), in processes started like any others.
+    """
+    if compute.strategy is Strategy.fsdp2:
+        name = "fsdp2"
     elif compute.machines > 1:
         name = "multi-machine"
     else:

@@ -77,7 +77,9 @@ class Training:
         recipe = job.recipe
         self.job, self.recipe, self.stop = job, recipe, stop
         sharing.select_device()
-        self.accelerator = sharing.start(PRECISIONS[autocast_dtype(job.compute.precision, device())])
+        precision = PRECISIONS[autocast_dtype(job.compute.precision, device())]
+        self.strategy = sharing.start(job.compute.strategy, precision)
+        self.accelerator = self.strategy.accelerator
         self.main: bool = self.accelerator.is_main_process
         model = self._load()
         self.start = saving.keep_start(model, job.folder / "start") if self.main else None
@@ -91,19 +93,36 @@ class Training:
             job.seed,
             job.micro_batch_divisor,
         )
+        self.parameters = count(model)
+        self.trainable_parameters = sum(parameter.numel() for parameter in trainable(model).values())
+        self._prepare(model)
+        self.log = EventLog(job.folder / EVENTS) if self.main else None
+        self.checkpointed = time.monotonic()
+
+    def _prepare(self, model: Any) -> None:
+        """Hand the model to the strategy, as the last checkpoint left it where there is one."""
+        recipe, checkpoint = self.recipe, checkpoints.newest(self.job.folder / "checkpoints")
+        if checkpoint is not None:
+            checkpoints.load_weights(model, checkpoint[0])
         optimizer = torch.optim.AdamW(
             trainable(model).values(), lr=recipe.highest_rate, weight_decay=recipe.weight_decay
         )
-        self.model, self.optimizer = sharing.prepare(self.accelerator, model, optimizer)
-        self.parameters = list(trainable(self.model).values())
-        self.log = EventLog(job.folder / EVENTS) if self.main else None
+        self.strategy.prepare(model, optimizer, recipe.max_grad_norm)
         self.progress = Progress()
-        self.checkpointed = time.monotonic()
+        if checkpoint is not None:
+            folder, state = checkpoint
+            checkpoints.load_optimizer(self.strategy, folder)
+            self.progress = Progress(**state)
+
+    @property
+    def model(self) -> Any:
+        """The model as the strategy computes with it."""
+        return self.strategy.model
 
     @property
     def plain(self) -> Any:
         """The model without any wrapping."""
-        return self.accelerator.unwrap_model(self.model)
+        return self.strategy.plain
 
     def _load(self) -> Any:
         job = self.job
@@ -120,9 +139,6 @@ class Training:
 
         Raises Interrupted when asked to stop, TrainingDiverged when a loss is not a number.
         """
-        state = checkpoints.resume(self.job.folder / "checkpoints", self.model, self.optimizer)
-        if state is not None:
-            self.progress = Progress(**state)
         progress, total = self.progress, len(self.plan.steps)
         self._check_same_start()
         self._tell(
@@ -130,8 +146,8 @@ class Training:
             from_step=progress.step,
             steps=total,
             tokens=sum(len(ids) for ids, _ in self.examples),
-            trainable_parameters=sum(parameter.numel() for parameter in self.parameters),
-            parameters=count(self.model),
+            trainable_parameters=self.trainable_parameters,
+            parameters=self.parameters,
         )
         every = max(1, math.ceil(total / self.recipe.validations))
         while progress.step < total and not progress.stopped_early:
@@ -140,7 +156,7 @@ class Training:
                 self._validate()
             due = time.monotonic() - self.checkpointed >= self.recipe.checkpoint_seconds
             # Agreed: a process that alone stopped, or wrote a checkpoint, would leave the others waiting.
-            stop, due = map(bool, sharing.largest(self.accelerator, self.stop(), due))
+            stop, due = map(bool, self.strategy.largest(self.stop(), due))
             if stop or due:
                 self._checkpoint()
             if stop:
@@ -150,7 +166,7 @@ class Training:
 
     def _check_same_start(self) -> None:
         step = self.progress.step
-        if sharing.largest(self.accelerator, step, -step) != [step, -step]:
+        if self.strategy.largest(step, -step) != [step, -step]:
             raise StateUnusable(
                 f"{self.job.folder}: the processes found different checkpoints in it; all machines of a training need "
                 "to see one and the same folder."
@@ -161,16 +177,12 @@ class Training:
         started = time.monotonic()
         scale = learning_rate(number, total, self.recipe.warmup_ratio, self.recipe.schedule)
         rate = self.recipe.highest_rate * self.job.learning_rate_scale * scale
-        for group in self.optimizer.param_groups:
-            group["lr"] = rate
         packs = [collate([self.examples[example] for example in pack]) for pack in self.plan.steps[number]]
         labels = sum(pack.targets.numel() for pack in packs)
         loss = self._accumulate(number, packs, labels)
         if not math.isfinite(loss):
             raise TrainingDiverged(f"step {number + 1}: the loss is {loss}")
-        norm = self._clip()
-        self.optimizer.step()
-        self.optimizer.zero_grad()
+        norm = self.strategy.step(rate)
         progress = self.progress
         tokens = sum(pack.input_ids.numel() for pack in packs)
         seconds = time.monotonic() - started
@@ -189,23 +201,17 @@ class Training:
         )
 
     def _accumulate(self, step: int, packs: Sequence[Pack], labels: int) -> float:
-        """Gradients of this process's share of the packs, summed over processes; the loss, in nats a label."""
-        accelerator = self.accelerator
+        """Gradients of this process's packs; the loss of all packs, in nats a label."""
+        accelerator, turns = self.accelerator, self.strategy.turns(packs)
         total = torch.zeros((), device=accelerator.device)
-        for number, pack, weight in sharing.share(accelerator, packs):
+        for turn, (number, pack, weight) in enumerate(turns, 1):
             # By pack, so that a pack meets the same dropout whichever process has it.
             torch.manual_seed(self.job.seed * 1_000_003 + step + (number << 40))
             with accelerator.autocast():
                 loss = pack_loss(self.model, pack.to(accelerator.device)) / labels
-            accelerator.backward(loss * weight)
+            self.strategy.backward(loss * weight, last=turn == len(turns))
             total += loss.detach() * bool(weight)
-        sharing.sum_gradients(accelerator, self.parameters)
         return float(accelerator.reduce(total, "sum"))
-
-    def _clip(self) -> float:
-        limit = self.recipe.max_grad_norm or math.inf
-        norm = self.accelerator.clip_grad_norm_(self.parameters, limit)
-        return float(sharing.whole({"norm": norm}, True)["norm"])
 
     def _validate(self) -> None:
         """Mean loss over the validation split's labels; keep the weights when it is the best so far."""
@@ -213,7 +219,7 @@ class Training:
         loss = self.validation_loss()
         if progress.best_loss is None or loss < progress.best_loss:
             progress.best_loss, progress.best_step, progress.without_improvement = loss, progress.step, 0
-            checkpoints.save_weights(self.model, self.job.folder / "best", self.main)
+            checkpoints.save_weights(self.job.folder / "best", self.strategy)
         else:
             progress.without_improvement += 1
         patience = self.recipe.early_stopping_patience
@@ -228,7 +234,7 @@ class Training:
         packs = fill(range(len(examples)), [len(ids) for ids, _ in examples], self.recipe.batch_tokens)
         # Not inference_mode: weights gathered in it could not be trained on afterwards.
         with torch.no_grad(), accelerator.autocast():
-            for _, numbers, weight in sharing.share(accelerator, packs):
+            for _, numbers, weight in self.strategy.turns(packs):
                 pack = collate([examples[number] for number in numbers]).to(accelerator.device)
                 measured = torch.stack([pack_loss(self.model, pack).double(), sums.new_tensor(pack.targets.numel())])
                 sums += measured * bool(weight)
@@ -237,33 +243,32 @@ class Training:
         return float(loss / labels)
 
     def _checkpoint(self) -> None:
-        folder, state = self.job.folder / "checkpoints", asdict(self.progress)
-        checkpoints.save(folder, self.model, self.optimizer, state, self.main)
+        checkpoints.save(self.job.folder / "checkpoints", self.strategy, asdict(self.progress))
         self._tell("checkpoint", step=self.progress.step)
         self.accelerator.wait_for_everyone()
         self.checkpointed = time.monotonic()
 
     def _save(self) -> None:
         """Write `weights/`: adapter or model, the tokenizer with its template, and what they are bound to."""
-        job, progress, sharded = self.job, self.progress, self.accelerator.is_fsdp2
+        job, progress, shared_out = self.job, self.progress, self.strategy.shares_out
         summary = asdict(progress) | {
-            "trainable_parameters": sum(parameter.numel() for parameter in self.parameters),
-            "peak_memory": int(*sharing.largest(self.accelerator, saving.peak_memory())),
+            "trainable_parameters": self.trainable_parameters,
+            "peak_memory": int(*self.strategy.largest(saving.peak_memory())),
             "final_loss": sum(progress.losses) / max(1, len(progress.losses)),
         }
         best = job.folder / "best"
-        if sharded and progress.best_loss is None:
-            checkpoints.save_weights(self.model, best, self.main)
+        if shared_out and progress.best_loss is None:
+            checkpoints.save_weights(best, self.strategy)
         if not self.main:
             return
-        if sharded:
+        model = self.plain
+        if shared_out:
             # Alone, one process cannot write what is shared out: it fills a model of its own, in the room of its share.
-            self.model = self.optimizer = None
-            self.parameters.clear()
-            self.accelerator.free_memory()
-            self.model = self._load()
-        if sharded or progress.best_loss is not None:
-            checkpoints.load_weights(self.model, best)
-        saving.save(self.model, job.tokenizer, job.folder / "weights", job.origin, self.start)
+            del model
+            self.strategy.release()
+            model = self._load()
+        if shared_out or progress.best_loss is not None:
+            checkpoints.load_weights(model, best)
+        saving.save(model, job.tokenizer, job.folder / "weights", job.origin, self.start)
         (job.folder / "summary.json").write_text(json.dumps(summary, indent=1), "utf-8")
         self._tell("done", step=progress.step, seconds=progress.seconds)

@@ -79,6 +79,7 @@ def main(path: Path) -> Exit:
     try:
         with alone(job.folder):
             Training(job, stop).run()
+            leave()
     except Exception as fault:
         end = how_it_ended(fault)
         # All processes stop or diverge at the same step; of the other failures each knows only its own.
@@ -90,6 +91,14 @@ def main(path: Path) -> Exit:
             raise
         return end
     return Exit.done
+
+
+def leave() -> None:
+    """Take leave of the other processes: threads of gloo that still run at the end would abort this one."""
+    import torch
+
+    if torch.distributed.is_initialized():
+        torch.distributed.destroy_process_group()
 
 
 def is_first() -> bool:

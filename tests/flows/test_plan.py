@@ -13,7 +13,7 @@ from tasks.artifacts import TokenizedDataset, TrainedWeights
 from tasks.errors import InvalidRecipe
 from tasks.modeling.memory import Memory, PackSize, Prediction
 from tasks.planning import GIB, Option, Plan
-from tasks.recipe import Recipe, Strategy
+from tasks.recipe import ComputeRecipe, Recipe, Strategy
 from tasks.recipe_methods import EightBitLoraMethod, FullMethod, LoraMethod, QLoraMethod
 from tasks.workload import Workload, workload
 
@@ -109,7 +109,7 @@ def test_records_that_are_not_here_count_as_labels_throughout(tiny_base: Path, c
 
 def test_methods_that_contradict_the_recipe_are_shown_with_the_reason(tiny_base: Path, colours: Path) -> None:
     told = recipe(tiny_base, colours, method={"type": "lora"})
-    told = told.model_copy(update={"compute": told.compute.model_copy(update={"strategy": Strategy.zero3})})
+    told = told.model_copy(update={"compute": ComputeRecipe(processes=2, strategy=Strategy.zero3)})
     faults = {found.method.type: found.fault for found in planning.plan(told).options}
     assert "contradicts" in faults["qlora"]
     assert not faults["lora"]

@@ -8,6 +8,7 @@ import threading
 import time
 from collections.abc import Callable
 from dataclasses import asdict
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -21,12 +22,18 @@ from tasks.modeling import events, launch, processes
 from tasks.modeling.job import JOB, TrainingJob
 from tasks.modeling.processes import DEPLOYMENTS
 from tasks.modeling.training import Interrupted, Training
-from tasks.recipe import ComputeRecipe, Strategy
-from tasks.recipe_methods import FullMethod, LoraMethod, PromptTuningMethod
+from tasks.recipe import ComputeRecipe, Precision, Strategy
+from tasks.recipe_methods import FullMethod, LoraMethod, PromptTuningMethod, QLoraMethod
 
 Make = Callable[..., TrainingJob]
 TWO = ComputeRecipe(processes=2)
-SHARED = ComputeRecipe(processes=2, strategy=Strategy.fsdp2)
+SHARED = {one: ComputeRecipe(processes=2, strategy=one) for one in Strategy}
+needs_deepspeed = pytest.mark.skipif(find_spec("deepspeed") is None, reason="the extra `deepspeed` is not installed")
+SHARING = [
+    "fsdp2",
+    pytest.param("zero2", marks=needs_deepspeed),
+    pytest.param("zero3", marks=needs_deepspeed),
+]
 CONFIGURATIONS = ["cpu", "fsdp2", "multi-gpu", "multi-machine"]
 LONG = {"max_steps": 100_000, "epochs": 100_000, "checkpoint_seconds": 1, "validations": 1}
 
@@ -37,6 +44,12 @@ def on(job: TrainingJob, compute: ComputeRecipe) -> TrainingJob:
 
 def run(job: TrainingJob) -> dict[str, Any]:
     return launch.train(job, listen=lambda new: None)
+
+
+@pytest.fixture
+def looks_often(monkeypatch: pytest.MonkeyPatch) -> None:
+    """So that a few steps of the tiny model do not pass between two looks."""
+    monkeypatch.setattr(launch, "LOOK_EVERY_SECONDS", 0.02)
 
 
 def points(job: TrainingJob, event: str, value: str = "loss") -> list[float]:
@@ -144,18 +157,58 @@ class Ended(BaseException):
 
 @pytest.mark.slow
 @pytest.mark.parametrize("method", [LoraMethod(rank=4, alpha=8, dropout=0.1), FullMethod()], ids=["lora", "full"])
-def test_weights_that_are_shared_out_take_the_steps_of_whole_ones(job: Make, method: LoraMethod | FullMethod) -> None:
+@pytest.mark.parametrize("strategy", SHARING)
+def test_weights_that_are_shared_out_take_the_steps_of_whole_ones(job: Make, strategy: str, method: Any) -> None:
     one, shared = (job(name, method=method, gradient_accumulation=3) for name in ("one", "shared"))
     Training(one).run()
-    run(on(shared, SHARED))
+    run(on(shared, SHARED[Strategy(strategy)]))
     assert points(shared, "step") == pytest.approx(points(one, "step"), rel=1e-3)
+    assert points(shared, "step", "grad_norm") == pytest.approx(points(one, "step", "grad_norm"), rel=1e-2)
     assert points(shared, "validation") == pytest.approx(points(one, "validation"), rel=1e-3)
-    assert points(shared, "start", "trainable_parameters") == points(one, "start", "trainable_parameters")
+    for value in ("parameters", "trainable_parameters"):
+        assert points(shared, "start", value) == points(one, "start", value)
     assert_same_weights(one, shared)
 
 
 @pytest.mark.slow
-def test_a_checkpoint_goes_from_one_process_to_shares_and_back(job: Make) -> None:
+@needs_deepspeed
+def test_zero2_leaves_a_quantised_base_whole(job: Make) -> None:
+    one, shared = (
+        job(name, method=QLoraMethod(rank=4, alpha=8), gradient_accumulation=2) for name in ("one", "shared")
+    )
+    Training(one).run()
+    run(on(shared, SHARED[Strategy.zero2]))
+    assert points(shared, "step") == pytest.approx(points(one, "step"), rel=1e-3)
+    assert_same_weights(one, shared)
+
+
+@pytest.mark.slow
+@needs_deepspeed
+@pytest.mark.usefixtures("looks_often")
+@pytest.mark.parametrize("strategy", [Strategy.zero2, Strategy.zero3])
+def test_the_engine_keeps_what_moves_in_fp32_where_it_computes_in_bf16(job: Make, strategy: Strategy) -> None:
+    whole, broken = (job(name, method=FullMethod(), max_steps=60) for name in ("whole", "broken"))
+    compute = SHARED[strategy].model_copy(update={"precision": Precision.bf16})
+    run(on(whole, compute))
+
+    def end(new: list[dict[str, Any]]) -> None:
+        if any(event["event"] == "step" and event["step"] > 3 for event in new):
+            raise Ended
+
+    with pytest.raises(Ended):
+        launch.train(on(broken, compute), end)
+    run(on(broken, compute))
+    assert 3 < points(broken, "start", "from_step")[-1] < 60
+    assert points(broken, "step") == pytest.approx(points(whole, "step"), rel=1e-2)
+    assert points(whole, "step")[-1] < points(whole, "step")[0]
+    assert all(value.dtype is torch.float32 for value in weights(whole).values())
+    assert any(not torch.equal(value, value.bfloat16().float()) for value in weights(whole).values())
+
+
+@pytest.mark.slow
+@pytest.mark.usefixtures("looks_often")
+@pytest.mark.parametrize("strategy", SHARING)
+def test_a_checkpoint_goes_from_one_process_to_shares_and_back(job: Make, strategy: str) -> None:
     one, relay = (job(name, method=FullMethod(), max_steps=60) for name in ("one", "relay"))
     Training(one).run()
     asked = iter([False] * 4 + [True])
@@ -167,7 +220,7 @@ def test_a_checkpoint_goes_from_one_process_to_shares_and_back(job: Make) -> Non
             raise Ended
 
     with pytest.raises(Ended):
-        launch.train(on(relay, SHARED), end)
+        launch.train(on(relay, SHARED[Strategy(strategy)]), end)
     Training(relay).run()
     starts = points(relay, "start", "from_step")
     assert starts[:2] == [0, 5] and 5 < starts[2] < 60
@@ -205,8 +258,8 @@ def test_two_machines_take_the_steps_of_one(job: Make) -> None:
     [
         ({"processes": 2}, 1, LoraMethod(), "compute.processes: 2 on this machine, which has 1 GPU; each needs one"),
         ({"processes": 4, "machines": 2}, 2, LoraMethod(), "MASTER_ADDR, MASTER_PORT, NODE_RANK not set"),
-        ({"processes": 2, "strategy": "zero2"}, 2, LoraMethod(), "needs the package deepspeed"),
-        ({"processes": 2, "strategy": "zero3"}, 0, LoraMethod(), "needs the package deepspeed"),
+        ({"processes": 2, "strategy": "zero2"}, 2, LoraMethod(), "needs the package deepspeed, which is not installed"),
+        ({"processes": 2, "strategy": "zero3"}, 0, LoraMethod(), "needs the package deepspeed, which is not installed"),
         ({"processes": 2, "strategy": "fsdp2"}, 2, PromptTuningMethod(), "use replicated"),
     ],
 )
@@ -215,13 +268,14 @@ def test_what_this_machine_cannot_start_is_refused_before_it_is_started(
 ) -> None:
     # The number of GPUs is the machine's; a machine with some is not at hand.
     monkeypatch.setattr(processes, "count_gpus", lambda: gpus)
+    monkeypatch.setattr(processes, "find_spec", lambda name: None)
     with pytest.raises(InvalidRecipe, match=text):
         processes.check(ComputeRecipe(**compute), method, {})
 
 
 def test_a_refused_training_leaves_no_job_behind(job: Make) -> None:
-    made = on(job(), ComputeRecipe(processes=2, strategy=Strategy.zero2))
-    with pytest.raises(InvalidRecipe, match="deepspeed"):
+    made = on(job(method=PromptTuningMethod()), SHARED[Strategy.fsdp2])
+    with pytest.raises(InvalidRecipe, match="use replicated"):
         run(made)
     assert list(made.folder.iterdir()) == []
 
@@ -229,6 +283,11 @@ def test_a_refused_training_leaves_no_job_behind(job: Make) -> None:
 def test_processes_that_machines_cannot_share_evenly_are_refused() -> None:
     with pytest.raises(ValueError, match="cannot be dealt out evenly to 2 machines"):
         ComputeRecipe(processes=3, machines=2)
+
+
+def test_one_process_cannot_share_out() -> None:
+    with pytest.raises(ValueError, match="with 1 process use replicated"):
+        ComputeRecipe(strategy=Strategy.zero3)
 
 
 @pytest.mark.parametrize(
