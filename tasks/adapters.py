@@ -60,7 +60,6 @@ def combined(
 ) -> TrainedWeights:
     """Put the adapters together into `weights/`: what a training leaves, without one."""
     from tasks.modeling.combining import combine
-    from tasks.modeling.saving import peak_memory
 
     method = recipe.training.method
     assert isinstance(method, CombineMethod)
@@ -83,5 +82,4 @@ def combined(
         best_step=0,
         best_validation_loss=None,
         final_training_loss=0.0,
-        peak_memory=peak_memory(),
     )

@@ -84,7 +84,9 @@ class TrainedWeights(StepRecord):
     best_validation_loss: float | None
     final_training_loss: float
     stopped_early: bool = False
-    peak_memory: int = Field(0, description="Bytes that training held at most, of the GPU where there was one.")
+    peak_memory: int = Field(
+        0, description="Bytes that training held at most, of the GPU where there was one; 0: no training."
+    )
     not_merged: str = Field("", description="Why an adapter of this method stays one; empty where it is merged.")
 
 

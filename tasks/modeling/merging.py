@@ -149,21 +149,21 @@ def write(merged: Any, tokenizer_folder: Path, folder: Path) -> None:
         shutil.copy(origin, folder / "origin.json")
 
 
-def log_probabilities(model: Any, sequence: Sequence[int], start: int) -> torch.Tensor:
-    """Log probabilities of the next token from position `start` on: (tokens, vocabulary), fp64, on the CPU."""
+def next_token_logits(model: Any, sequence: Sequence[int], start: int) -> torch.Tensor:
+    """Logits of the next token from position `start` on: (tokens, vocabulary), as the model gives them, on the CPU."""
     ids = torch.tensor([list(sequence)], device=model.device)
     keep = torch.arange(start, len(sequence), device=model.device)
     with torch.inference_mode():
         logits = model(input_ids=ids, logits_to_keep=keep, use_cache=False).logits[0]
-    return logits.double().log_softmax(-1).cpu()
+    return logits.cpu()
 
 
 def distributions(
     model: Any, prompts: Sequence[Sequence[int]], answers: Sequence[Sequence[int]]
 ) -> Iterator[torch.Tensor]:
-    """The log probabilities of each answer's tokens and of what follows it, one after the other: each is large."""
+    """The logits of each answer's tokens and of what follows it, one after the other: each is large."""
     for prompt, answer in zip(prompts, answers, strict=True):
-        yield log_probabilities(model, [*prompt, *answer], len(prompt) - 1)
+        yield next_token_logits(model, [*prompt, *answer], len(prompt) - 1)
 
 
 def measure(
@@ -174,10 +174,11 @@ def measure(
 ) -> Parity:
     """Compare two models' next-token distributions on the same sequences, and their greedy answers.
 
-    KL is from reference to other, in nats, at each position.
+    Distributions are logits, (tokens, vocabulary). KL is from reference to other, in nats, at each position, in fp64.
     """
     parts, equal = [], []
-    for one, two in zip(reference, other, strict=True):
+    for pair in zip(reference, other, strict=True):
+        one, two = (logits.double().log_softmax(-1) for logits in pair)
         parts.append((one.exp() * (one - two)).sum(-1))
         equal.append(one.argmax(-1) == two.argmax(-1))
     # Rounding can bring a divergence of nothing below it; what is not a number stays so, and no bound lets it pass.
