@@ -49,15 +49,15 @@ class Zero(Replicated):
         # An operator for inference that would be compiled, for a minute, and that no training calls.
         deepspeed.ops.__compatible_ops__["deepspeed_shm_comm"] = False
         self._groups = optimizer.state_dict()["param_groups"]
-        exact = {name: value.detach().clone() for name, value in trainable(model).items()}
+        rounds = self.precision != "no"
+        exact = {name: value.detach().clone() for name, value in trainable(model).items()} if rounds else {}
         told = configuration(self.strategy, self.precision, limit)
         self.model, self.optimizer, *_ = deepspeed.initialize(model=model, optimizer=optimizer, config=told)
         moving = trainable(self.plain)
         self.parameters = list(moving.values())
-        if self.precision != "no":
+        for name, value in exact.items():
             # The engine makes its fp32 weights from the rounded ones.
-            for name, parameter in moving.items():
-                safe_set_full_fp32_param(parameter, exact[name])
+            safe_set_full_fp32_param(moving[name], value)
 
     def backward(self, loss: torch.Tensor, last: bool) -> None:
         self.model.set_gradient_accumulation_boundary(last)
