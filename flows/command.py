@@ -5,10 +5,12 @@ Nothing heavy is imported at the top: `tuneline lookup` answers in under a secon
 
 import json
 import logging
+import signal
 import sys
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from types import FrameType
+from typing import TYPE_CHECKING, Annotated, NoReturn
 
 import typer
 from rich.console import Console
@@ -33,7 +35,7 @@ app = typer.Typer(
     rich_markup_mode="rich",
     help="Turn instruction data into a promoted, fine-tuned language model, and prove how each version came to be.",
     epilog="Start: [bold]make quickstart[/], or [bold]tuneline doctor[/] to see what this machine can do.\n\n"
-    "Exit codes: 0 success, 1 failure, 2 a wrong recipe or command line, 130 interrupted. "
+    "Exit codes: 0 success, 1 failure, 2 a wrong recipe or command line, 130 interrupted, 143 asked to end. "
     "State lies in ./.tuneline, or in $TUNELINE_HOME.",
 )
 RecipeFile = Annotated[Path, typer.Argument(metavar="RECIPE", help="A recipe, for example recipes/quickstart.yaml.")]
@@ -46,7 +48,16 @@ Name = Annotated[str, typer.Argument(metavar="NAME", help="Registered model, for
 
 def main() -> None:
     """Run the command line of this process and end it with the command's exit code."""
+    for number in (signal.SIGTERM, signal.SIGHUP):
+        # nohup has it ignored, and so it stays.
+        if signal.getsignal(number) is signal.SIG_DFL:
+            signal.signal(number, _end)
     sys.exit(run(sys.argv[1:]))
+
+
+def _end(number: int, _frame: FrameType | None) -> NoReturn:
+    """End as any exit does, so that Prefect's temporary server ends too: by default this process were gone at once."""
+    sys.exit(128 + number)
 
 
 def run(arguments: Sequence[str]) -> int:

@@ -114,9 +114,14 @@ class Shop:
         path.write_text(json.dumps(recipe.model_dump(mode="json")), "utf-8")
         return path
 
-    def start(self, *words: str) -> "subprocess.Popen[str]":
+    def start(self, *words: str, **variables: str) -> "subprocess.Popen[str]":
         """The real command in a process of its own, beside this session's Prefect server."""
-        environment = {**os.environ, "TUNELINE_HOME": str(self.state.root), "PREFECT_API_URL": self.prefect}
+        environment = {
+            **os.environ,
+            "TUNELINE_HOME": str(self.state.root),
+            "PREFECT_API_URL": self.prefect,
+            **variables,
+        }
         environment["PYTHONPATH"] = str(ROOT)
         command = [sys.executable, "-c", "from flows.command import main; main()", *words]
         return subprocess.Popen(

@@ -2,6 +2,7 @@
 
 import time
 
+import psutil
 import pytest
 
 from flows.preflight import preflight
@@ -66,6 +67,24 @@ def test_a_release_killed_in_three_steps_ends_as_one_that_never_was(fresh, shop,
     straight = trained_only(long_recipe(shop, "straight"))
     weights = next(steps.glob("train/*/weights/adapter_model.safetensors"))
     assert weights.read_bytes() == straight.path("weights/adapter_model.safetensors").read_bytes()
+
+
+@pytest.mark.slow
+def test_asked_to_end_it_leaves_a_checkpoint_and_no_process_behind(fresh):
+    process = fresh.start("retrain", str(fresh.file(long_recipe(fresh, "asked"))), PREFECT_API_URL="")
+    steps, until = fresh.state.steps, time.monotonic() + 300
+    while not any(steps.glob("train/*.partial/checkpoints/step-*")):
+        assert process.poll() is None and time.monotonic() < until
+        time.sleep(0.1)
+    started = psutil.Process(process.pid).children(recursive=True)
+    lines = [" ".join(child.cmdline()) for child in started]
+    assert any("uvicorn" in line for line in lines) and any("worker" in line for line in lines), lines
+    process.terminate()
+    said, _ = process.communicate(timeout=120)
+    assert process.returncode == 143, said
+    _, left = psutil.wait_procs(started, timeout=30)
+    assert left == []
+    assert any(steps.glob("train/*.partial/checkpoints/step-*"))
 
 
 def trained_only(recipe):
