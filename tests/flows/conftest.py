@@ -116,13 +116,8 @@ class Shop:
 
     def start(self, *words: str, **variables: str) -> "subprocess.Popen[str]":
         """The real command in a process of its own, beside this session's Prefect server."""
-        environment = {
-            **os.environ,
-            "TUNELINE_HOME": str(self.state.root),
-            "PREFECT_API_URL": self.prefect,
-            **variables,
-        }
-        environment["PYTHONPATH"] = str(ROOT)
+        own = {"TUNELINE_HOME": str(self.state.root), "PREFECT_API_URL": self.prefect, "PYTHONPATH": str(ROOT)}
+        environment = {**os.environ, **own, **variables}
         command = [sys.executable, "-c", "from flows.command import main; main()", *words]
         return subprocess.Popen(
             command, cwd=self.home, env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
