@@ -34,6 +34,7 @@ test: setup ## The tests without the slow ones
 
 test-all: setup ## Every test: real models and whole processes too
 	@$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[dev,deepspeed]'
+	@$(BIN)/tuneline fetch-base smollm2-135m-instruct
 	@$(TESTING) $(BIN)/python -m pytest -q
 
 check: setup ## Lint, format, types, import contracts
