@@ -16,7 +16,7 @@ from typing import Any, Literal, NamedTuple
 from urllib.parse import urlparse
 from urllib.request import url2pathname
 
-from tasks.errors import StateUnusable
+from tasks.errors import ServiceUnavailable, StateUnusable
 from tasks.registry.tracking import MlflowRun
 from tasks.store import writable
 
@@ -41,8 +41,11 @@ class Package(NamedTuple):
 def log_model(client: Any, run: MlflowRun, package: Package) -> str:
     """The id of a logged model with this content: one that an interrupted registration left whole, or a new copy.
 
-    Raises StateUnusable where `serve_model.py` is missing or there is no room for the copies.
+    Raises StateUnusable where `serve_model.py` is missing or there is no room for the copies, ServiceUnavailable where
+    another machine registers the same content and took this copy for a torn one.
     """
+    from mlflow.exceptions import MlflowException
+
     name = re.sub(
         r"[/:.%\"']", "-", package.name
     )  # MLflow allows less in a logged model's name than in a registered one's.
@@ -51,14 +54,21 @@ def log_model(client: Any, run: MlflowRun, package: Package) -> str:
     if whole := [str(each.model_id) for each in there if str(each.status) == "READY"]:
         return whole[0]
     for torn in there:
-        # Only what this run left: another process may still be copying. A torn one cannot be gone on with, because the
-        # run lists it as its output already and MLflow takes that once.
+        # Only what this run left. A torn one cannot be gone on with, because the run lists it as its output already and
+        # MLflow takes that once.
         if torn.source_run_id == run.run_id:
             client.delete_logged_model(torn.model_id)
     logged = client.create_logged_model(
         run.experiment_id, name, source_run_id=run.run_id, tags=dict(package.tags), model_type=package.kind
     )
-    _copy(run, package, logged)
+    try:
+        _copy(run, package, logged)
+    except MlflowException as fault:
+        if fault.error_code != "RESOURCE_DOES_NOT_EXIST":
+            raise
+        raise ServiceUnavailable(
+            f"{run.tracking_uri}: the copy of {name} is gone while it was made: another machine registers the same."
+        ) from fault
     return str(logged.model_id)
 
 

@@ -40,7 +40,9 @@ def register_model(
     a new one belong into `content_digest`. Raises StateUnusable where there is no room for the copies,
     ServiceUnavailable where the registry gives no answer.
     """
-    with service(run.tracking_uri):
+    # One at a time on this machine, so that a copy that is not whole was left by a process that is gone.
+    lock = Path(tempfile.gettempdir()) / f"tuneline-{os.getuid()}-{content_digest[:32]}.lock"
+    with service(run.tracking_uri), FileLock(lock):
         client = connect(run.tracking_uri)
         if found := _known(client, name, content_digest):
             return min(found)
