@@ -45,7 +45,8 @@ SmolLM2-135M-Instruct, {rows} records of the quickstart, one pass of {steps} ste
 test rows; exact match with its 95 % interval (the base has {base:.3f}). One learning rate each, none searched for: the
 costs compare, and the scores say what a minute or two of each method gives, not what it can reach; soft prompts need
 many more steps than low-rank updates. Memory is the most the training process held, with about 0.6 GB of it Python,
-torch and the libraries. Made by `python -m benchmarks.methods`.
+torch and the libraries. Made by `python -m benchmarks.methods`; the records are those of the commit that last wrote
+`benchmarks/results/methods.json`.
 
 | method | learning rate | trained parameters | peak memory, MiB | tokens/s | saved, MiB | exact match | merged by | mean KL | equal answers |
 | --- | ---: | ---: | ---: | ---: | ---: | --- | --- | ---: | ---: |
