@@ -1,4 +1,4 @@
-"""Write the support desk's records: the sentences of phrasings.yaml in, four JSON-lines files out, byte for byte.
+"""Write the support desk's records: the sentences of phrasings.yaml in, five JSON-lines files out, byte for byte.
 
 Run `python examples/support_desk/generate.py` from anywhere; it rewrites the files beside itself.
 """
@@ -21,7 +21,7 @@ INTENTS = ("refund", "late_delivery", "wrong_item", "cancel", "invoice", "broken
 PRIORITIES = ("high", "normal", "low")
 
 # Clean records an intent, by file: English, Chinese.
-SIZES = {"train": (100, 14), "test": (21, 3), "november": (17, 2), "mislabelled": (34, 4)}
+SIZES = {"train": (100, 14), "october": (21, 3), "november": (17, 2), "mislabelled": (34, 4), "test": (21, 3)}
 DIRT = {
     "empty output": 14,
     "exact duplicate": 14,
@@ -280,6 +280,7 @@ def build() -> tuple[dict[str, list[str]], list[str]]:
     files = {
         "train.jsonl": [line for _, line in mixed],
         "test.jsonl": [row(ticket) for ticket in tickets["test"]],
+        "october.jsonl": [row(ticket) for ticket in tickets["october"]],
         "november.jsonl": [row(ticket) for ticket in tickets["november"]],
         "mislabelled.jsonl": shuffled_answers(tickets["mislabelled"]),
     }
