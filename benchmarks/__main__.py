@@ -23,7 +23,9 @@ def options(arguments: Sequence[str]) -> argparse.Namespace:
     parser.add_argument("--banking-rows", type=int, default=16)
     parser.add_argument("--prompts", type=int, default=64, help="banking77 prompts that ours answers")
     parser.add_argument("--guide-prompts", type=int, default=8, help="the first of them, which the guide answers")
-    parser.add_argument("--pack-tokens", type=int, default=2048, help="tokens of one of our packs")
+    parser.add_argument(
+        "--pack-tokens", type=int, default=1024, help="tokens of one of our packs: as many as TRL packs"
+    )
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--without-trl", action="store_true", help="do not make or use .venv-bench")
     parser.add_argument("--quick", action="store_true", help="one round of a few rows, without TRL: does it run?")

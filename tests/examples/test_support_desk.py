@@ -97,7 +97,9 @@ def test_products_and_order_numbers_of_the_test_split_are_in_no_training_file(cl
     assert not values("train", "product") & values("october", "product")
     assert len(values("train", "product")) >= 250
     assert len(values("test", "product")) >= 15
-    new = {split: set(sentences[split]["products"]["en"]) - set(sentences["train"]["products"]["en"]) for split in SPLITS}
+    new = {
+        split: set(sentences[split]["products"]["en"]) - set(sentences["train"]["products"]["en"]) for split in SPLITS
+    }
     assert {split: len(products) for split, products in new.items()} == {
         "train": 0,
         "test": 20,
