@@ -39,8 +39,8 @@ def check(compute: ComputeRecipe, method: Method, variables: Mapping[str, str] =
     if strategy in (Strategy.zero2, Strategy.zero3) and find_spec("deepspeed") is None:
         raise InvalidRecipe(
             f"compute.strategy {strategy.value} needs the package deepspeed, which is not installed: "
-            "pip install -c constraints.txt -e '.[deepspeed]' in the project's folder, or use fsdp2, which shares out what "
-            "zero3 does."
+            "pip install -c constraints.txt -e '.[deepspeed]' in the project's folder, or use fsdp2, which shares out "
+            "what zero3 does."
         )
     if strategy is not Strategy.replicated and isinstance(method, SoftPromptMethod | AdaptionPromptMethod):
         raise InvalidRecipe(
