@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks.jobs import Job
+from tasks.modeling.processes import KEEPS_MEMORY
 
 ROOT = Path(__file__).resolve().parents[1]
 TRL = ROOT / ".venv-bench"
@@ -52,7 +53,10 @@ class Measurement:
 
 
 def run_apart(job: Job) -> dict[str, Any]:
-    """One contender in its process; all get the same environment. Ends the run with the tail of what it said."""
+    """One contender in its process; all get the same environment, ours with what the verb adds for its worker too.
+
+    Ends the run with the tail of what it said.
+    """
     theirs = job.contender.startswith("trl")
     python, module = (str(TRL / "bin" / "python"), "trl_sft") if theirs else (sys.executable, "contenders")
     variables = os.environ | {
@@ -61,6 +65,7 @@ def run_apart(job: Job) -> dict[str, Any]:
         "HF_HUB_OFFLINE": "1",
         "TOKENIZERS_PARALLELISM": "false",
         "PYTHONPATH": str(ROOT),
+        **(KEEPS_MEMORY if job.contender == "ours" else {}),
     }
     with tempfile.TemporaryDirectory() as place:
         told, out = Path(place, "job.json"), Path(place, "out.json")

@@ -18,6 +18,13 @@ from tasks.recipe_methods import AdaptionPromptMethod, Method, SoftPromptMethod
 WORKER = "tasks.modeling.worker"
 DEPLOYMENTS = Path(__file__).parents[2] / "deployments"
 SHUTDOWN_SECONDS = 45
+KEEPS_MEMORY = {
+    "MALLOC_MMAP_THRESHOLD_": str(2**32),
+    "MALLOC_TRIM_THRESHOLD_": str(2**33),
+    "MALLOC_TOP_PAD_": str(2**26),
+}
+"""For glibc, which by default gives large tensors back to the system and takes their pages anew: some five per cent of
+a training's time on a processor, for five per cent more memory."""
 ADDRESS = ("MASTER_ADDR", "MASTER_PORT", "NODE_RANK")
 
 
@@ -68,7 +75,8 @@ def command(
     """The command line for a job file, and the environment variables to add to one's own."""
     root = str(DEPLOYMENTS.parent)
     paths = os.pathsep.join(filter(None, [root, variables.get("PYTHONPATH", "")]))
-    added = {"PYTHONPATH": paths, "PYTHONUNBUFFERED": "1"}
+    kept = {name: variables.get(name, value) for name, value in KEEPS_MEMORY.items()}
+    added = {"PYTHONPATH": paths, "PYTHONUNBUFFERED": "1", **kept}
     if not launched(compute):
         return [sys.executable, "-m", WORKER, str(job)], added
     gpus, here = count_gpus(), compute.processes // compute.machines
