@@ -5,12 +5,10 @@ Nothing heavy is imported at the top: `tuneline lookup` answers in under a secon
 
 import json
 import logging
-import signal
 import sys
 from collections.abc import Sequence
 from pathlib import Path
-from types import FrameType
-from typing import TYPE_CHECKING, Annotated, NoReturn
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 from rich.console import Console
@@ -19,6 +17,7 @@ from rich.text import Text
 
 from flows import export, plan
 from flows.logs import logged
+from flows.signals import exit_when_asked
 from tasks.errors import InvalidRecipe, TunelineError
 from tasks.settings import State, choose_waiting, prepare_environment, state
 
@@ -48,16 +47,8 @@ Name = Annotated[str, typer.Argument(metavar="NAME", help="Registered model, for
 
 def main() -> None:
     """Run the command line of this process and end it with the command's exit code."""
-    for number in (signal.SIGTERM, signal.SIGHUP):
-        # nohup has it ignored, and so it stays.
-        if signal.getsignal(number) is signal.SIG_DFL:
-            signal.signal(number, _end)
+    exit_when_asked()
     sys.exit(run(sys.argv[1:]))
-
-
-def _end(number: int, _frame: FrameType | None) -> NoReturn:
-    """End as any exit does, so that Prefect's temporary server ends too: by default this process were gone at once."""
-    sys.exit(128 + number)
 
 
 def run(arguments: Sequence[str]) -> int:
