@@ -261,12 +261,10 @@ class Training:
             checkpoints.save_weights(best, self.strategy)
         if not self.main:
             return
-        model = self.plain
         if shared_out:
             # Alone, one process cannot write what is shared out: it fills a model of its own, in the room of its share.
-            del model
             self.strategy.release()
-            model = self._load()
+        model = self._load() if shared_out else self.plain
         if shared_out or progress.best_loss is not None:
             checkpoints.load_weights(model, best)
         saving.save(model, job.tokenizer, job.folder / "weights", job.origin, self.start)

@@ -5,22 +5,21 @@ has looked at the loss, and offers DeepSpeed on GPUs only; the engine itself als
 """
 
 import json
-from pathlib import Path
 from typing import Any
 
 import torch
 
 from tasks.modeling.methods import trainable
+from tasks.modeling.processes import DEPLOYMENTS
 from tasks.modeling.sharing import Replicated
 from tasks.recipe import Strategy
 
-FILES = Path(__file__).parents[2] / "deployments" / "deepspeed"
 MOMENTS = ("exp_avg", "exp_avg_sq")
 
 
 def configuration(strategy: Strategy, precision: str, limit: float) -> dict[str, Any]:
     """The file of `deployments/deepspeed/` for a strategy, with the values it leaves open ("auto") filled in."""
-    content: dict[str, Any] = json.loads((FILES / f"{strategy.value}.json").read_text("utf-8"))
+    content: dict[str, Any] = json.loads((DEPLOYMENTS / "deepspeed" / f"{strategy.value}.json").read_text("utf-8"))
     return content | {
         "bf16": {"enabled": precision == "bf16"},
         "fp16": {"enabled": precision == "fp16"},
