@@ -17,6 +17,7 @@ from typing import Any
 import torch
 
 from tasks.errors import StateUnusable, WorkRefused
+from tasks.modeling.origin import ORIGIN
 from tasks.store import writable
 
 DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
@@ -123,7 +124,7 @@ def _write(source: Path, folder: Path, dtype: str, shard_size: str) -> None:
         # Written for this user alone; who loads it may be another.
         path.chmod((folder / "config.json").stat().st_mode)
     AutoTokenizer.from_pretrained(source).save_pretrained(folder)
-    origin = source / "origin.json"
+    origin = source / ORIGIN
     if origin.exists():
         shutil.copyfile(origin, folder / origin.name)
 

@@ -25,4 +25,4 @@ def pack_losses(model: Any, pack: Pack) -> torch.Tensor:
             logits_to_keep=pack.keep,
             use_cache=False,
         ).logits
-    return torch.nn.functional.cross_entropy(logits[0].float(), pack.targets, reduction="none")
+    return torch.nn.functional.cross_entropy(logits.squeeze(0).float(), pack.targets, reduction="none")

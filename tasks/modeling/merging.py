@@ -19,7 +19,7 @@ from tasks.artifacts import MergeCandidate, MergeRule, Parity
 from tasks.errors import WorkRefused
 from tasks.modeling.generation import generate
 from tasks.modeling.loading import load_model, with_adapter
-from tasks.modeling.origin import origin_of
+from tasks.modeling.origin import ORIGIN, origin_of
 from tasks.modeling.quantisation import dequantised
 from tasks.progress import Advance, silent
 from tasks.recipe import MergingRecipe
@@ -144,9 +144,9 @@ def write(merged: Any, tokenizer_folder: Path, folder: Path) -> None:
 
     merged.save_pretrained(folder)
     AutoTokenizer.from_pretrained(tokenizer_folder).save_pretrained(folder)
-    origin = tokenizer_folder / "origin.json"
+    origin = tokenizer_folder / ORIGIN
     if origin.exists():
-        shutil.copy(origin, folder / "origin.json")
+        shutil.copy(origin, folder / ORIGIN)
 
 
 def next_token_logits(model: Any, sequence: Sequence[int], start: int) -> torch.Tensor:
