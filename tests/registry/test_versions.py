@@ -222,7 +222,7 @@ def test_a_version_takes_messages_parameters_and_says_what_is_wrong(registered, 
     assert got["seeded"][0] == got["seeded"][1] != got["other"]
     assert "No rows" in got["empty"]
     assert "Row 1 needs 'messages'" in got["wrong"]
-    assert "tokens; this model reads fewer than 256" in got["long"]
+    assert "tokens; this model reads fewer than 512" in got["long"]
 
 
 @pytest.mark.slow
