@@ -160,6 +160,8 @@ def steps(done: "Retrained") -> Table:
     for name, record, result in rows:
         outcome = "[cyan]Reused[/]" if record.reused else "[green]made[/]"
         seconds = building_seconds(record.folder)
+        if seconds is not None and record is done.report:
+            seconds += done.report.asking_seconds
         table.add_row(name, outcome, "–" if seconds is None or record.reused else f"{seconds:,.1f}", result)
     return table
 

@@ -150,6 +150,7 @@ class EvaluationReport(StepRecord):
     champion: str = Field("", description="Registry name and version of the champion; empty when there was none.")
     champion_digest: str = ""
     examples: list[dict[str, str]] = Field(description="A few rows: prompt, reference, base, candidate.")
+    asking_seconds: float = Field(0.0, description="What the answers took that were not known before.")
 
 
 class Parity(Value):

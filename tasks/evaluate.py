@@ -112,6 +112,7 @@ def _build(
         champion=champion.label if champion else "",
         champion_digest=champion.weights if champion else "",
         examples=report.examples(suite, answers, scores, primary, columns),
+        asking_seconds=sum(each.seconds for each in given.values() if not each.reused),
     )
     made = made.model_copy(update={"digest": digest([made.digest, made.suites[SUITE].model_dump(mode="json")])})
     report.write_report(folder, made, {SUITE: suite}, {SUITE: answers}, {SUITE: scores}, f"{recipe.name}: evaluation")

@@ -53,6 +53,7 @@ def evaluation(folder: Path, champion: bool) -> EvaluationReport:
         base_digest="b",
         champion="support-desk v1" if champion else "",
         examples=[row] * 5,
+        asking_seconds=61.5,
     )
 
 

@@ -43,6 +43,7 @@ def test_the_last_screen_fits_and_says_everything(tmp_path: Path, width: int, ch
         assert said.replace(" ", "") in flat.replace(" ", "").replace("│", ""), said
     assert flat.count("asked: My [bold]router[/]") == 3, "three rows, markup in data shown as it is"
     assert "Reused" in flat and "made" in flat
+    assert "evaluate │ made │ 61.5 │" in flat, "with what the answers took"
     assert ("0.880 [" in flat) == champion
 
 

@@ -101,6 +101,7 @@ def test_changed_evaluation_settings_repeat_the_evaluation_and_no_question(relea
     done = retrain(shop.recipe("colours", evaluation={"resamples": 300}))
     assert made(done) == ["report", "decision"]
     assert shop.finished("answers") == answers
+    assert released.report.asking_seconds > 0 == done.report.asking_seconds
     assert done.decision.promote
     assert shop.versions("colours") == [1]
 
