@@ -1,5 +1,6 @@
 """kill -9 at the worst moments: the next run finishes the work, repeats no finished step and registers once."""
 
+import os
 import time
 
 import psutil
@@ -69,22 +70,38 @@ def test_a_release_killed_in_three_steps_ends_as_one_that_never_was(fresh, shop,
     assert weights.read_bytes() == straight.path("weights/adapter_model.safetensors").read_bytes()
 
 
-@pytest.mark.slow
-def test_asked_to_end_it_leaves_a_checkpoint_and_no_process_behind(fresh):
-    process = fresh.start("retrain", str(fresh.file(long_recipe(fresh, "asked"))), PREFECT_API_URL="")
-    steps, until = fresh.state.steps, time.monotonic() + 300
-    while not any(steps.glob("train/*.partial/checkpoints/step-*")):
+def started_training(fresh, name: str):
+    """A `tuneline retrain` on a temporary server, as soon as it has a checkpoint, and the processes that it started."""
+    process = fresh.start("retrain", str(fresh.file(long_recipe(fresh, name))), PREFECT_API_URL="")
+    until = time.monotonic() + 300
+    while not any(fresh.state.steps.glob("train/*.partial/checkpoints/step-*")):
         assert process.poll() is None and time.monotonic() < until
         time.sleep(0.1)
     started = psutil.Process(process.pid).children(recursive=True)
     lines = [" ".join(child.cmdline()) for child in started]
     assert any("uvicorn" in line for line in lines) and any("worker" in line for line in lines), lines
+    return process, started
+
+
+@pytest.mark.slow
+def test_asked_to_end_it_leaves_a_checkpoint_and_no_process_behind(fresh):
+    process, started = started_training(fresh, "asked")
     process.terminate()
     said, _ = process.communicate(timeout=120)
     assert process.returncode == 143, said
     _, left = psutil.wait_procs(started, timeout=30)
     assert left == []
-    assert any(steps.glob("train/*.partial/checkpoints/step-*"))
+    assert any(fresh.state.steps.glob("train/*.partial/checkpoints/step-*"))
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(not hasattr(os, "pidfd_open"), reason="needs Linux")
+def test_killed_it_leaves_no_process_behind_either(fresh):
+    process, started = started_training(fresh, "killed")
+    process.kill()
+    process.communicate(timeout=60)
+    _, left = psutil.wait_procs(started, timeout=60)
+    assert left == []
 
 
 def trained_only(recipe):
