@@ -40,5 +40,10 @@ def watch_server() -> None:
     for child in psutil.Process().children() if hasattr(os, "pidfd_open") else ():
         if SERVER in child.cmdline() and child.pid not in _watched:
             command = [sys.executable, "-I", "-S", "-c", WATCH, str(child.pid)]
-            quiet = {"stdout": subprocess.DEVNULL, "stderr": subprocess.DEVNULL}
-            _watched[child.pid] = subprocess.Popen(command, stdin=subprocess.PIPE, start_new_session=True, **quiet)
+            _watched[child.pid] = subprocess.Popen(
+                command,
+                stdin=subprocess.PIPE,
+                stdout=subprocess.DEVNULL,
+                stderr=subprocess.DEVNULL,
+                start_new_session=True,
+            )
