@@ -166,7 +166,7 @@ def test_a_hub_dataset_that_cannot_be_reached_says_so(tmp_path, validate, monkey
         ("a.txt", b"hello\nworld\n", "neither JSON, JSON lines, CSV, TSV nor Parquet"),
         ("a.jsonl", b"[" * 200_000, "a.jsonl: not usable JSON"),
         ("a.csv", b'instruction,output\nx,y\nz,"open\n', "a.csv:3: not CSV"),
-        ("a.csv.gz", gzip.compress(b"instruction,output\n" * 99)[:-9], "gzip file is damaged"),
+        ("a.csv.gz", gzip.compress(b"instruction,output\n" * 99, mtime=0)[:-9], "gzip file is damaged"),
         ("a.parquet", b"PAR1 and then nothing", "Parquet file is damaged"),
         ("a.json", b'["one", "two"]', "the columns found are none"),
         ("a.csv", b"text,label\nhello,greeting\n", "the columns found are text, label"),

@@ -62,7 +62,7 @@ CASES: dict[str, tuple[Change, int, str]] = {
     "one giant line": (source("giant.jsonl", GIANT), 1, "giant.jsonl"),
     "one giant broken line": (source("torn.jsonl", GIANT[:-20]), 1, "torn.jsonl"),
     "wrong encoding": (source("latin.jsonl", ROW.replace(b"blue", b"bl\xff\xfe")), 1, "latin.jsonl"),
-    "torn gzip": (source("torn.jsonl.gz", gzip.compress(ROW * 100)[:-12]), 1, "torn.jsonl.gz"),
+    "torn gzip": (source("torn.jsonl.gz", gzip.compress(ROW * 100, mtime=0)[:-12]), 1, "torn.jsonl.gz"),
     "unknown key": (setting("training.learning_rat", 1.0), 2, "training.learning_rat"),
     "impossible value": (setting("training.learning_rate", -1), 2, "training.learning_rate"),
     "unknown model": (setting("base", {"model": "no-such-model"}), 1, "no-such-model"),
