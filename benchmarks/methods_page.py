@@ -5,6 +5,7 @@ from collections.abc import Mapping
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
+    from benchmarks.gpu.page import Results
     from benchmarks.methods import Measured
 
 MIB = 1 << 20
@@ -36,7 +37,7 @@ tuning, P-tuning and LLaMA-Adapter cannot be folded into a base; their versions 
 name, so that `models:/<name>@production` always answers.
 
 What each takes on a machine of yours, before anything is loaded: `tuneline plan RECIPE`. Predictions for a 7B base stand beside
-published figures in [0014](decisions/0014-predicting-memory.md). On a GPU nothing was measured yet; `python -m benchmarks.gpu` does it.
+published figures in [0014](decisions/0014-predicting-memory.md).
 """
 MEASURED = """
 ## Measured
@@ -62,17 +63,29 @@ step of the grid that the base's weights already lie on, so that rounding takes 
 | --- | --- | ---: | ---: | ---: | ---: | ---: |
 """
 
+GPU = """
+## On a GPU
 
-def page(found: Mapping[str, "Measured"], rows: int, asked: int) -> str:
+{device}. {tables}
+Random weights make a quantised base and the full-precision one two different models; a trained one is far nearer to
+itself (above). They are also why 8-bit LoRA of 7B took more than predicted: the 8-bit product keeps every input column
+with a number above 6 in 16 bits besides. That is one in a thousand in trained models (LLM.int8, arXiv:2208.07339), and
+nearly every one before the last product of each layer here. Steps of {tokens:,} tokens leave a large GPU waiting for
+Python, so the speeds compare methods, not machines: raise `training.batch_tokens` as far as memory allows.
+"""
+
+
+def page(found: Mapping[str, "Measured"], rows: int, asked: int, gpu: "Results | None" = None) -> str:
     """The whole page; methods without a measurement are left out of the tables."""
+    on_gpu = GPU.format(device=gpu.device, tables=gpu.tables(), tokens=gpu.load.tokens) if gpu else ""
     if not found:
-        return HEAD
+        return HEAD + on_gpu
     first = next(iter(found.values()))
     head = MEASURED.format(rows=rows, steps=first.steps, asked=asked, base=first.base.mean)
     table = "\n".join(_row(name, one) for name, one in found.items())
     merges = "\n".join(line for name, one in found.items() for line in _candidates(name, one))
     plotted = "\n\n![Exact match against trained parameters](screenshots/methods.svg)\n"
-    return HEAD + head + table + plotted + (MERGES + merges + "\n" if merges else "")
+    return HEAD + head + table + plotted + (MERGES + merges + "\n" if merges else "") + on_gpu
 
 
 def _row(name: str, one: "Measured") -> str:

@@ -1,6 +1,7 @@
 """A tokenised dataset in, trained weights out: the training process started, followed and told to MLflow."""
 
 import logging
+import math
 import shutil
 import time
 from collections.abc import Sequence
@@ -132,7 +133,9 @@ def points_of(new: Sequence[dict[str, Any]]) -> "list[Point]":
         when = int(event["time"] * 1000)
         if event["event"] == "step":
             for name in ("loss", "learning_rate", "grad_norm", "tokens_per_second"):
-                points.append(Point(f"train/{name}", event[name], event["step"], when))
+                # In fp16 a step whose gradients overflowed is not taken, and their norm is no number for a plot.
+                if math.isfinite(event[name]):
+                    points.append(Point(f"train/{name}", event[name], event["step"], when))
         elif event["event"] == "validation":
             points.append(Point("validation/loss", event["loss"], event["step"], when))
     return points

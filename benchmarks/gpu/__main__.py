@@ -3,10 +3,11 @@
 import argparse
 import sys
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 
 from benchmarks.gpu.shapes import SHAPES, make
-from benchmarks.gpu.trainings import METHODS, Load, Measured, measure
+from benchmarks.gpu.trainings import METHODS, Load, measure
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -31,18 +32,20 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Measure every method on every shape, each in a process of its own, and write the page after each."""
     told = options(sys.argv[1:] if arguments is None else arguments)
     load = Load(told.steps, told.tokens, told.document, not told.without_checkpointing)
-    measured: list[Measured] = []
-    page = ""
-    from benchmarks.gpu.page import row, write
+    from benchmarks.gpu.page import file_of_today, row, so_far
 
+    results = so_far(load, told.results)
+    measured = {(one.shape, one.method): one for one in results.measured}
     for shape in told.shape or ["1b", "7b"]:
         told.folder.mkdir(parents=True, exist_ok=True)
         base = make(shape, told.folder)
         for method in told.method or METHODS:
-            measured.append(measure(shape, base, method, load, told.folder))
-            print(row(measured[-1]), flush=True)
-            page = write(measured, load, vars(told), told.results)
-    print(page)
+            one = measured[shape, method] = measure(shape, base, method, load, told.folder)
+            print(row(one), flush=True)
+            places = [(shape, method) for shape in SHAPES for method in METHODS]
+            results = replace(results, measured=[measured[place] for place in places if place in measured])
+            results.write(file_of_today(told.results))
+    print(results.tables())
     return 0
 
 

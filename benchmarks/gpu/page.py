@@ -2,7 +2,7 @@
 
 import json
 import platform
-from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from importlib.metadata import version
 from pathlib import Path
@@ -11,48 +11,75 @@ from typing import Any
 from benchmarks.gpu.trainings import Load, Measured
 
 GIB = 1 << 30
+INTRODUCTION = """\
+Random weights, {load.steps} steps, packs of {load.tokens:,} tokens in documents of {load.document}, half with a label,
+{checkpointing} gradient checkpointing. Weights that move are in fp32, products in the format that is fast there.
+Memory is the peak {kind}; speed is the median of the steps. Made by
+`python -m benchmarks.gpu` with {made_with}.
+"""
 PACKAGES = ("torch", "transformers", "peft", "accelerate", "bitsandbytes")
 
 
-def write(measured: Sequence[Measured], load: Load, told: Mapping[str, Any], folder: Path) -> str:
-    """Write `gpu-<date>.md` and `gpu-<date>.json`; the page's text."""
-    folder.mkdir(parents=True, exist_ok=True)
-    name = f"gpu-{datetime.now(UTC):%Y-%m-%d}"
-    page = text(measured, load)
-    (folder / f"{name}.md").write_text(page, "utf-8")
-    content: dict[str, Any] = {"device": device_name(), "packages": packages(), "told": dict(told), "load": vars(load)}
-    content["measured"] = [one.plain() for one in measured]
-    (folder / f"{name}.json").write_text(json.dumps(content, indent=1, default=str) + "\n", "utf-8")
-    return page
+@dataclass(frozen=True)
+class Results:
+    """What was measured with one load on one device, and the versions that it was measured with."""
 
+    device: str
+    packages: dict[str, str]
+    load: Load
+    measured: list[Measured]
 
-def text(measured: Sequence[Measured], load: Load) -> str:
-    """The page."""
-    checkpointing = "with" if load.checkpointing else "without"
-    kind = "allocated on the GPU" if _gpu() else "resident memory of the training process"
-    made_with = ", ".join(f"{name} {found}" for name, found in packages().items())
-    lines = [
-        f"# Methods on {device_name()}",
-        "",
-        f"Random weights, {load.steps} steps, packs of {load.tokens:,} tokens in documents of {load.document}, half",
-        f"with a label, {checkpointing} gradient checkpointing. Memory is the peak {kind}; speed is the median of the",
-        f"steps. Made by `python -m benchmarks.gpu` with {made_with}.",
-        "",
-        "| shape | method | parameters | moving | predicted GiB | measured GiB | error | tokens/s |",
-        "| --- | --- | ---: | ---: | ---: | ---: | ---: | ---: |",
-        *map(row, measured),
-    ]
-    if merges := [line for one in measured for line in merge_rows(one)]:
-        lines += [
-            "",
-            "## Merging the QLoRA adapter",
-            "",
-            "Against base plus adapter as trained; KL in nats a token.",
-            "",
+    @classmethod
+    def read(cls, path: Path) -> "Results":
+        """The results of a JSON file that `write` wrote."""
+        content = json.loads(path.read_text("utf-8"))
+        load, measured = Load(**content["load"]), [Measured.read(one) for one in content["measured"]]
+        return cls(content["device"], content["packages"], load, measured)
+
+    def write(self, path: Path) -> None:
+        """Write the JSON file, and beside it the page."""
+        path.parent.mkdir(parents=True, exist_ok=True)
+        content: dict[str, Any] = {"device": self.device, "packages": self.packages, "load": vars(self.load)}
+        content["measured"] = [one.plain() for one in self.measured]
+        path.with_suffix(".md").write_text(f"# Methods on {self.device}\n\n{self.tables()}", "utf-8")
+        path.write_text(json.dumps(content, indent=1) + "\n", "utf-8")
+
+    def tables(self) -> str:
+        """The measurements and the merges, each with what it says."""
+        load = self.load
+        checkpointing = "with" if load.checkpointing else "without"
+        kind = "resident memory of the training process" if self.device == processor() else "allocated on the GPU"
+        made_with = ", ".join(f"{name} {found}" for name, found in self.packages.items())
+        lines = [
+            INTRODUCTION.format(load=load, checkpointing=checkpointing, kind=kind, made_with=made_with),
+            "| shape | method | parameters | moving | predicted GiB | measured GiB | error | tokens/s |",
+            "| --- | --- | ---: | ---: | ---: | ---: | ---: | ---: |",
+            *map(row, self.measured),
         ]
-        lines += ["| shape | base of the merge | mean KL | max KL | top-1 agreement | equal answers |"]
-        lines += ["| --- | --- | ---: | ---: | ---: | ---: |", *merges]
-    return "\n".join(lines) + "\n"
+        if merges := [line for one in self.measured for line in merge_rows(one)]:
+            lines += [
+                "",
+                "Merging the QLoRA adapter, against base plus adapter as trained; KL in nats a token:",
+                "",
+                "| shape | base of the merge | mean KL | max KL | top-1 agreement | equal answers |",
+                "| --- | --- | ---: | ---: | ---: | ---: |",
+                *merges,
+            ]
+        return "\n".join(lines) + "\n"
+
+
+def file_of_today(folder: Path) -> Path:
+    """Where results of today lie."""
+    return folder / f"gpu-{datetime.now(UTC):%Y-%m-%d}.json"
+
+
+def so_far(load: Load, folder: Path) -> Results:
+    """What was measured today with this load, these packages and this device: a GPU may be at hand in pieces."""
+    nothing, path = Results(device_name(), packages(), load, []), file_of_today(folder)
+    if not path.exists():
+        return nothing
+    found = Results.read(path)
+    return found if replace(found, measured=[]) == nothing else nothing
 
 
 def row(one: Measured) -> str:
@@ -83,10 +110,9 @@ def device_name() -> str:
     """The GPU's name, or the processor's."""
     import torch
 
-    return torch.cuda.get_device_name() if _gpu() else f"{platform.machine()} processor"
+    return torch.cuda.get_device_name() if torch.cuda.is_available() else processor()
 
 
-def _gpu() -> bool:
-    import torch
-
-    return bool(torch.cuda.is_available())
+def processor() -> str:
+    """What a device without a GPU is called."""
+    return f"{platform.machine()} processor"

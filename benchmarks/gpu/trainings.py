@@ -4,7 +4,7 @@ import gc
 import json
 import shutil
 import statistics
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -62,6 +62,13 @@ class Measured:
         parities = {rule: parity.model_dump() for rule, parity in self.parities.items()}
         predicted = vars(self.predicted) | {"total": self.predicted.total}
         return vars(self) | {"predicted": predicted, "parities": parities}
+
+    @classmethod
+    def read(cls, plain: Mapping[str, Any]) -> "Measured":
+        """What `plain` gave."""
+        predicted = {name: size for name, size in plain["predicted"].items() if name != "total"}
+        parities = {rule: Parity(**parity) for rule, parity in plain["parities"].items()}
+        return cls(**{**plain, "predicted": memory.Memory(**predicted), "parities": parities})
 
 
 def measure(shape: str, base: Path, name: str, load: Load, folder: Path) -> Measured:

@@ -79,6 +79,9 @@ def load_for_training(folder: Path, method: Method, compute: ComputeRecipe, trus
         model.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
         model.enable_input_require_grads()
     model = apply(model, method, folder)
+    for parameter in trainable(model).values():
+        # PEFT makes some kinds (LLaMA-Adapter, trained norms) in the base's format.
+        parameter.data = parameter.data.float()
     model.train()
     return model
 

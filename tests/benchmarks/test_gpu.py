@@ -38,6 +38,10 @@ def test_it_trains_and_writes_its_page_without_prefect_or_mlflow(tmp_path: Path)
     assert lora["predicted"]["total"] == pytest.approx(lora["peak"], rel=0.25)
     assert f"| tiny | lora | {lora['parameters']:,} | {lora['trainable_parameters']:,} |" in page
     assert "gradient checkpointing" in page
+    page, numbers = benchmark(tmp_path, "--method", "full")
+    assert [one["method"] for one in numbers["measured"]] == ["lora", "full"]
+    assert numbers["measured"][0] == lora
+    assert page.count("| tiny |") == 2
 
 
 @pytest.mark.slow

@@ -2,7 +2,8 @@
 
 import json
 
-from benchmarks.methods import METHODS, RESULTS, recipe_of
+from benchmarks.gpu.page import Results
+from benchmarks.methods import METHODS, RESULTS, ROOT, recipe_of
 from benchmarks.methods_page import page, plot
 
 ESTIMATE = {"mean": 0.5, "low": 0.4, "high": 0.6, "rows": 64}
@@ -51,6 +52,15 @@ def test_the_page_shows_each_method_and_every_rule_of_a_merge():
     assert "0.500 [0.400, 0.600] | stays an adapter | |  |" in made
     assert made.count("| qlora | ") == 4
     assert "**dequantised**" in made
+
+
+def test_the_page_ends_with_what_a_gpu_took_and_how_it_was_measured():
+    (newest,) = sorted((ROOT / "benchmarks" / "results").glob("gpu-*.json"))[-1:]
+    made = page(FOUND, 240, 64, Results.read(newest))
+    section = made[made.index("## On a GPU") :]
+    assert "| 7b | full | 6,738,415,616 |" in section
+    assert "Made by `python -m benchmarks.gpu` with torch" in section
+    assert "| 7b | dequantised |" in section
 
 
 def test_the_same_measurements_draw_the_same_plot():

@@ -26,7 +26,7 @@ from tasks.modeling.losses import pack_losses
 from tasks.modeling.methods import load_base, load_for_training, trainable
 from tasks.modeling.training import Interrupted, Training
 from tasks.prompts import IGNORED, Example, PromptRenderer
-from tasks.recipe import ComputeRecipe, PromptRecipe
+from tasks.recipe import ComputeRecipe, Precision, PromptRecipe
 from tasks.recipe_methods import (
     AdaptionPromptMethod,
     EightBitLoraMethod,
@@ -126,6 +126,12 @@ def test_the_loss_falls_and_only_the_methods_parameters_move(trained: Callable[[
     assert moved
     assert moved <= set(trainable(made.training.plain))
     assert all(METHODS[name][2] in key for key in trainable(made.training.plain))
+
+
+@pytest.mark.parametrize("name", METHODS)
+def test_what_moves_is_kept_in_fp32_on_a_base_in_bf16(tiny_base: Path, name: str) -> None:
+    model = load_for_training(tiny_base, METHODS[name][0], ComputeRecipe(precision=Precision.bf16))
+    assert {value.dtype for value in trainable(model).values()} == {torch.float32}
 
 
 @pytest.mark.parametrize("name", METHODS)

@@ -10,6 +10,7 @@ import pytest
 from tasks.errors import InvalidRecipe, ServiceUnavailable, StateUnusable
 from tasks.registry import tracking
 from tasks.registry.tracking import Point, connect
+from tasks.train import points_of
 
 
 def test_the_run_of_a_key_is_found_again_and_set_to_running(run):
@@ -35,6 +36,13 @@ def test_artifacts_lie_beside_the_database_and_never_in_the_working_folder(run, 
     top = f"{run.run_id}/artifacts"
     assert kept == {f"{top}/notes/note.txt", f"{top}/notes/a.txt", f"{top}/note.txt"}
     assert not (tmp_path / "mlruns").exists()
+
+
+def test_the_norm_of_gradients_that_overflowed_is_no_point():
+    step = {"event": "step", "step": 3, "time": 1.5, "loss": 2.0, "learning_rate": 0.1, "tokens_per_second": 9.0}
+    names = [[one.key for one in points_of([{**step, "grad_norm": norm}])] for norm in (0.5, float("inf"))]
+    assert set(names[0]) - set(names[1]) == {"train/grad_norm"}
+    assert len(names[1]) == 3
 
 
 def test_points_sent_twice_are_stored_once(run):
