@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from tasks.registry.lookup import Version
 
 WHO: tuple[Who, ...] = ("base", "candidate", "champion")
+UNFOLDED = {"full": "nothing to fold", "adapter": "stays an adapter"}
 
 
 def retrained(done: "Retrained", recipe_path: Path) -> RenderableType:
@@ -148,7 +149,7 @@ def steps(done: "Retrained") -> Table:
         ("preprocess", done.tokenized, f"{tokens:,} tokens, {sum(done.tokenized.trained_tokens.values()):,} trained"),
         ("train", done.weights, f"{done.weights.steps} steps" + (f", validation loss {loss:.3f}" if loss else "")),
         ("evaluate", done.report, f"{sum(suite.rows for suite in done.report.suites.values())} test rows"),
-        ("merge", done.merged, f"mean KL {parity.mean_kl:.1e}" if parity else "nothing to fold"),
+        ("merge", done.merged, f"mean KL {parity.mean_kl:.1e}" if parity else UNFOLDED[done.merged.kind]),
         ("register", done.versions, f"{done.versions.name} v{done.versions.version}"),
         ("promote", done.decision, done.decision.target if done.decision.promote else "refused"),
     ]

@@ -179,16 +179,16 @@ class MergeCandidate(Value):
 class MergedModel(StepRecord):
     """`model/`: a folder that transformers loads by itself; otherwise the trained weights as they are.
 
-    Those are full weights, or an adapter of a method that cannot be folded. Where one was folded, the rules compared
-    are also in `candidates.parquet`.
+    Those are full weights, or an adapter that cannot be folded, by its method or within the recipe's bounds. Rules that
+    were compared are also in `candidates.parquet`.
     """
 
     kind: Literal["merged", "full", "adapter"]
     model_digest: str
-    parity: Parity | None = Field(description="None where nothing was folded: full weights, and adapters that stay so.")
+    parity: Parity | None = Field(description="None where nothing is folded: full weights, adapters that stay so.")
     rule: MergeRule | Literal[""] = Field("", description="How the adapter was folded; empty where it was not.")
     reason: str = Field("", description="Why an adapter was not folded.")
-    candidates: list[MergeCandidate] = Field([], description="Every rule that was measured, the best first.")
+    candidates: list[MergeCandidate] = Field([], description="Every rule that was measured, the nearest first.")
     metric: str = Field("", description="The metric behind the scores.")
     adapter_score: float | None = Field(None, description="The metric's mean for base plus adapter, as trained.")
 

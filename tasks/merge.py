@@ -1,5 +1,6 @@
 """An adapter in, a merged model with measured parity out; what cannot be folded is handed on as it is."""
 
+import logging
 import os
 import shutil
 from collections.abc import Sequence
@@ -28,6 +29,7 @@ if TYPE_CHECKING:
 
 VERSION = 2
 TABLE = "candidates.parquet"
+log = logging.getLogger("tuneline")
 
 
 @verb(retries=1, retry_delay_seconds=[10])
@@ -51,7 +53,7 @@ def merge(
 
         def build(folder: Path) -> MergedModel:
             if not folded:
-                return _as_it_is(folder, weights)
+                return _as_it_is(folder, weights, weights.not_merged)
             return _merged(folder, weights, adapter, questions(weights, base, dataset, recipe, meter), recipe)
 
         made = place.store.make("merge", inputs, MergedModel, build)
@@ -61,7 +63,7 @@ def merge(
     return made
 
 
-def _as_it_is(folder: Path, weights: TrainedWeights) -> MergedModel:
+def _as_it_is(folder: Path, weights: TrainedWeights, reason: str) -> MergedModel:
     """The same bytes under another name: a copy only where the file system has no links."""
     target = folder / "model"
     shutil.copytree(weights.path("weights"), target, copy_function=_link)
@@ -71,7 +73,7 @@ def _as_it_is(folder: Path, weights: TrainedWeights) -> MergedModel:
         kind=weights.kind,
         model_digest=model_digest,
         parity=None,
-        reason=weights.not_merged,
+        reason=reason,
     )
 
 
@@ -91,18 +93,27 @@ def _merged(
     recipe: Recipe,
 ) -> MergedModel:
     target = folder / "model"
-    candidates, adapter_score = merging.merge_best(adapter, asked, recipe.merging, target)
-    best, model_digest = candidates[0], weights_digest(target)
-    made = MergedModel(
-        digest=digest([model_digest, weights.digest]),
-        kind="merged",
-        model_digest=model_digest,
-        parity=best.parity,
-        rule=best.rule,
-        candidates=candidates,
-        metric=recipe.evaluation.primary_metric.value,
-        adapter_score=adapter_score,
-    )
+    merge = merging.merge_best(adapter, asked, recipe.merging, target)
+    best = merge.candidates[0]
+    if merge.broken:
+        reason = f"folded, it answers differently (nearest rule: {best.rule}): {'; '.join(merge.broken)}"
+        log.warning("merge: the adapter stays an adapter, on the base it was trained on: %s", reason)
+        made = _as_it_is(folder, weights, reason)
+    else:
+        model_digest = weights_digest(target)
+        made = MergedModel(
+            digest=digest([model_digest, weights.digest]),
+            kind="merged",
+            model_digest=model_digest,
+            parity=best.parity,
+            rule=best.rule,
+        )
+    measured = {
+        "candidates": merge.candidates,
+        "metric": recipe.evaluation.primary_metric.value,
+        "adapter_score": merge.adapter_score,
+    }
+    made = made.model_copy(update=measured)
     parquet(made, folder / TABLE)
     return made
 

@@ -13,8 +13,9 @@ RULES = {
 
 def markdown(merged: MergedModel) -> str:
     """What was measured, a row a rule, or why nothing was folded; empty for full weights."""
+    stays = f"The adapter stays an adapter: {merged.reason}." if merged.reason else ""
     if not merged.candidates:
-        return f"The adapter stays an adapter: {merged.reason}." if merged.reason else ""
+        return stays
     lines = [
         f"| rule | mean KL | max KL | equal top-1 | equal answers | {merged.metric} |",
         "| --- |" + " ---: |" * 5,
@@ -30,7 +31,7 @@ def markdown(merged: MergedModel) -> str:
     return (
         "\n".join(lines)
         + f"\n\nAgainst base plus adapter as trained{adapter}, on {shared.prompts} prompts and {shared.tokens:,} "
-        "tokens. KL in nats a token. The rule in bold is the merged model."
+        f"tokens. KL in nats a token. {stays or 'The rule in bold is the merged model.'}"
     )
 
 

@@ -78,14 +78,24 @@ class Questions:
         return [answer.token_ids for answer in given]
 
 
-def merge_best(
-    adapter: BoundAdapter, questions: Questions, bounds: MergingRecipe, folder: Path
-) -> tuple[list[MergeCandidate], float]:
+@dataclass(frozen=True)
+class Merge:
+    """What came of folding an adapter: the rules measured, nearest first, and the score of base plus adapter.
+
+    `broken` are the bounds that even the nearest breaks; then nothing was saved.
+    """
+
+    candidates: list[MergeCandidate]
+    adapter_score: float
+    broken: list[str]
+
+
+def merge_best(adapter: BoundAdapter, questions: Questions, bounds: MergingRecipe, folder: Path) -> Merge:
     """Fold an adapter by every rule, measure each, and leave the best that can be saved in `folder`.
 
-    Gives the candidates, the saved one first, and the score of base plus adapter. A candidate that can be saved is
-    measured as loaded again from its files; one model is held at a time. Raises WorkRefused where the best breaks a
-    bound.
+    A candidate that can be saved is measured as loaded again from its files; one model is held at a time. Where the
+    best breaks a bound, an adapter of a quantised base can still be served as it was trained, so nothing is saved and
+    it is said why. Folded into a base in full precision it should answer alike: raises WorkRefused.
     """
     model = adapter.load()
     answers = questions.answers(model)
@@ -107,12 +117,18 @@ def merge_best(
         parity = measure(expected, distributions(model, questions.prompts, answers), answers, given)
         candidates.append(MergeCandidate(rule=rule, parity=parity, score=questions.score(given)))
     best = nearest(candidates)
-    _place(folder, best.rule).rename(folder)
-    for other in candidates:
-        shutil.rmtree(_place(folder, other.rule), ignore_errors=True)
-    check(best.parity, bounds, best.rule)
+    broken = breaches(best.parity, bounds)
+    if broken and not adapter.quantised:
+        raise WorkRefused(
+            f"merge: the merged model answers differently from base plus adapter: {'; '.join(broken)}. Nothing was "
+            "registered; the trained adapter is kept."
+        )
+    if not broken:
+        _place(folder, best.rule).rename(folder)
+    for each in candidates:
+        shutil.rmtree(_place(folder, each.rule), ignore_errors=True)
     others = sorted((each for each in candidates if each is not best), key=lambda each: each.parity.mean_kl)
-    return [best.model_copy(update={"saved": True}), *others], questions.score(answers)
+    return Merge([best.model_copy(update={"saved": not broken}), *others], questions.score(answers), broken)
 
 
 def _place(folder: Path, rule: MergeRule) -> Path:
@@ -194,8 +210,8 @@ def measure(
     )
 
 
-def check(parity: Parity, bounds: MergingRecipe, rule: str = "full_precision") -> None:
-    """Raise WorkRefused with every bound that a merge breaks."""
+def breaches(parity: Parity, bounds: MergingRecipe) -> list[str]:
+    """Every bound that a merge breaks; what is not a number breaks its own."""
     broken = []
     if not parity.mean_kl <= bounds.max_mean_kl:
         broken.append(f"mean KL {parity.mean_kl:.2e} nats is above merging.max_mean_kl {bounds.max_mean_kl:.2e}")
@@ -209,8 +225,4 @@ def check(parity: Parity, bounds: MergingRecipe, rule: str = "full_precision") -
             f"{parity.answer_agreement:.2%} equal answers is below merging.min_answer_agreement "
             f"{bounds.min_answer_agreement:.2%}"
         )
-    if broken:
-        raise WorkRefused(
-            f"merge: the merged model (best rule: {rule}) answers differently from base plus adapter: "
-            f"{'; '.join(broken)}. Nothing was registered; the trained adapter is kept."
-        )
+    return broken

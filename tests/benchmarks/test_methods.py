@@ -59,7 +59,7 @@ def test_the_page_ends_with_what_a_gpu_took_and_how_it_was_measured():
     made = page(FOUND, 240, 64, Results.read(newest))
     section = made[made.index("## On a GPU") :]
     assert "| 7b | full | 6,738,415,616 |" in section
-    assert "Made by `python -m benchmarks.gpu` with torch" in section
+    assert "`python -m benchmarks.gpu` with torch 2." in section
     assert "| 7b | dequantised |" in section
 
 

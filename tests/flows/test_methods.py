@@ -41,6 +41,22 @@ def test_a_method_goes_the_whole_path_and_its_version_answers_as_it_was_scored(n
     assert given == [row["candidate"] for row in done.report.examples]
 
 
+def test_what_cannot_be_merged_within_the_bounds_answers_on_its_quantised_base(shop, retrain):
+    method, rate, _ = METHODS["qlora"]
+    recipe = shop.recipe(
+        "colours-bound", training={"method": method, "learning_rate": rate}, merging={"max_mean_kl": 1e-30}
+    )
+    done = retrain(recipe)
+    assert (done.merged.kind, done.merged.rule, done.merged.parity) == ("adapter", "", None)
+    assert "mean KL" in done.merged.reason and len(done.merged.candidates) == 3
+    assert done.decision.promote and lookup.aliases(shop.uri, "colours-bound")["production"] == done.versions.version
+    card = done.versions.path("MODEL_CARD.md").read_text("utf-8")
+    assert "stays an adapter: folded, it answers differently (nearest rule: dequantised)" in card
+    rows = [{"messages": [{"role": "user", "content": row["prompt"]}]} for row in done.report.examples]
+    given = versions.ask(shop.uri, recipe.name, done.versions.version, rows, shop.state.root / "cache")
+    assert given == [row["candidate"] for row in done.report.examples]
+
+
 def test_an_adapter_that_is_not_merged_is_the_champion_of_the_next_release(shop, retrain):
     method, rate, _ = METHODS["prompt_tuning"]
     training = {"method": method, "learning_rate": rate}

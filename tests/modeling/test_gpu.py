@@ -107,7 +107,7 @@ def test_what_was_trained_in_bf16_is_merged_with_the_same_answers(
         Training(made).run()
         questions = Questions(prompts_of(examples[:8]), stop_ids(tiny_base), 6, 8, lambda _: 0.0)
         adapter = BoundAdapter(made.folder / "weights", tiny_base, "tiny")
-        candidates, _ = merge_best(adapter, questions, MergingRecipe(), tmp_path / f"{method.type}-merged")
+        candidates = merge_best(adapter, questions, MergingRecipe(), tmp_path / f"{method.type}-merged").candidates
         assert candidates[0].parity.answer_agreement == 1.0
         assert candidates[0].parity.mean_kl < 1e-5
 
