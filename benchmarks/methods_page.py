@@ -55,7 +55,8 @@ torch and the libraries. Made by `python -m benchmarks.methods`; the records are
 MERGES = """
 ## Merging what was trained on a quantised base
 
-Candidates on validation prompts, against base plus adapter as it was trained. The one in bold was saved. `requantised`
+Candidates on validation prompts, against base plus adapter as it was trained. The one in bold was saved;
+where none is, even the nearest broke a bound and the adapter stays on its quantised base. `requantised`
 is for information: it needs bitsandbytes wherever it is loaded, and in 4 bits most of an update is smaller than half a
 step of the grid that the base's weights already lie on, so that rounding takes it away again.
 

@@ -132,13 +132,13 @@ def after_soft_prompt(model, ids, mask, **options):
         output = model.base_model.generate(input_ids=filled, attention_mask=read, past_key_values=soft, **options)
         return output[:, virtual + width :]
     pads = (mask == 0).sum(1).tolist()
-    embeddings = model.word_embeddings(ids).to(soft.dtype)
+    embeddings = model.word_embeddings(ids)
 
     def joined(rows, inserted):
         triples = zip(rows, inserted, pads, strict=True)
         return torch.stack([torch.cat([row[:pad], part, row[pad:]]) for row, part, pad in triples])
 
-    given = {"inputs_embeds": joined(embeddings, soft), "attention_mask": joined(mask, seen)}
+    given = {"inputs_embeds": joined(embeddings, soft.to(embeddings.dtype)), "attention_mask": joined(mask, seen)}
     return model.base_model.generate(**given, **options)
 
 

@@ -1,12 +1,20 @@
 """Trained or registered weights in, a model that answers out; an adapter is proved live before anyone scores it."""
 
 import json
+import math
 from pathlib import Path
 from typing import Any
 
+import torch
+from safetensors import safe_open
+
 from tasks.errors import InvalidBaseModel, WorkRefused
-from tasks.modeling.methods import load_base
+from tasks.modeling.methods import autocast_dtype, device, load_base
 from tasks.modeling.origin import is_adapter, origin_of
+from tasks.recipe import Precision
+
+ROOM_FOR_WEIGHTS = 0.7
+"""Of a GPU's memory; the rest is for what is read and computed while a model answers."""
 
 
 def load_model(base: Path, weights: Path | None, base_digest: str, trust_remote_code: bool = False) -> Any:
@@ -17,14 +25,39 @@ def load_model(base: Path, weights: Path | None, base_digest: str, trust_remote_
     Raises InvalidBaseModel when an adapter was trained on another base.
     """
     if weights is None or not is_adapter(weights):
-        return _plainly_greedy(load_base(weights or base, trust_remote_code=trust_remote_code).eval())
+        folder = weights or base
+        return _plainly_greedy(load_base(folder, trust_remote_code=trust_remote_code, dtype=asked_in(folder)).eval())
     origin = origin_of(weights)
     if origin["base"] != base_digest:
         raise InvalidBaseModel(
             f"{weights}: the adapter was trained on base {origin['base']}, not on {base} ({base_digest})."
         )
-    loaded = load_base(base, trust_remote_code=trust_remote_code, quantisation=origin.get("quantisation"))
+    loaded = load_base(
+        base, trust_remote_code=trust_remote_code, quantisation=origin.get("quantisation"), dtype=asked_in(base)
+    )
     return with_adapter(_plainly_greedy(loaded), weights)
+
+
+def asked_in(folder: Path) -> torch.dtype:
+    """The number format in which a model folder is asked and folded.
+
+    fp32, which answers alike alone and in a batch; on a GPU that cannot hold its weights so, what is fast there.
+    """
+    where = device()
+    if where.type == "cpu":
+        return torch.float32
+    room = torch.cuda.get_device_properties(where).total_memory
+    fits = 4 * stored_parameters(folder) <= ROOM_FOR_WEIGHTS * room
+    return torch.float32 if fits else autocast_dtype(Precision.auto, where)
+
+
+def stored_parameters(folder: Path) -> int:
+    """Numbers in a folder's safetensors files; only their headers are read."""
+    count = 0
+    for path in folder.glob("*.safetensors"):
+        with safe_open(path, framework="pt") as tensors:
+            count += sum(math.prod(tensors.get_slice(name).get_shape()) for name in tensors.keys())  # noqa: SIM118
+    return count
 
 
 def with_adapter(model: Any, weights: Path) -> Any:
@@ -57,8 +90,6 @@ def prove_live(model: Any, prompt_ids: list[int]) -> float:
 
     Raises WorkRefused when there is none: the adapter was not loaded, or learned nothing, and the base would be scored.
     """
-    import torch
-
     ids = torch.tensor([prompt_ids], device=model.device)
     with torch.inference_mode():
         on = model(input_ids=ids).logits[0, -1]

@@ -18,7 +18,7 @@ import torch
 from tasks.artifacts import MergeCandidate, MergeRule, Parity
 from tasks.errors import WorkRefused
 from tasks.modeling.generation import generate
-from tasks.modeling.loading import load_model, with_adapter
+from tasks.modeling.loading import asked_in, load_model, with_adapter
 from tasks.modeling.origin import ORIGIN, origin_of
 from tasks.modeling.quantisation import dequantised
 from tasks.progress import Advance, silent
@@ -46,6 +46,11 @@ class BoundAdapter:
         """Whether its base was quantised when it was trained."""
         return bool(origin_of(self.weights).get("quantisation"))
 
+    @property
+    def rounds(self) -> bool:
+        """Whether folding changes answers by its nature: on a quantised base, or one that is not asked in fp32."""
+        return self.quantised or asked_in(self.base) is not torch.float32
+
     def load(self) -> Any:
         """Base plus adapter as it was trained, on a base quantised as it was."""
         return load_model(self.base, self.weights, self.base_digest, self.trust_remote_code)
@@ -55,7 +60,7 @@ class BoundAdapter:
         if rule == "requantised":
             return self.load()
         if rule == "dequantised":
-            base = dequantised(self.load().unload())
+            base = dequantised(self.load().unload(), asked_in(self.base))
         else:
             base = load_model(self.base, None, "", self.trust_remote_code)
         return with_adapter(base, self.weights)
@@ -94,8 +99,8 @@ def merge_best(adapter: BoundAdapter, questions: Questions, bounds: MergingRecip
     """Fold an adapter by every rule, measure each, and leave the best that can be saved in `folder`.
 
     A candidate that can be saved is measured as loaded again from its files; one model is held at a time. Where the
-    best breaks a bound, an adapter of a quantised base can still be served as it was trained, so nothing is saved and
-    it is said why. Folded into a base in full precision it should answer alike: raises WorkRefused.
+    best breaks a bound, an adapter whose folding `rounds` can still be served as it was trained, so nothing is saved
+    and it is said why. Folded in fp32 it should answer alike: raises WorkRefused.
     """
     model = adapter.load()
     answers = questions.answers(model)
@@ -118,7 +123,7 @@ def merge_best(adapter: BoundAdapter, questions: Questions, bounds: MergingRecip
         candidates.append(MergeCandidate(rule=rule, parity=parity, score=questions.score(given)))
     best = nearest(candidates)
     broken = breaches(best.parity, bounds)
-    if broken and not adapter.quantised:
+    if broken and not adapter.rounds:
         raise WorkRefused(
             f"merge: the merged model answers differently from base plus adapter: {'; '.join(broken)}. Nothing was "
             "registered; the trained adapter is kept."

@@ -35,8 +35,8 @@ def pack_logits(model: Any, pack: Pack) -> torch.Tensor:
             logits_to_keep=pack.keep,
             use_cache=False,
         ).logits
-    soft = model.get_prompt(batch_size=1)
-    embeddings = model.word_embeddings(pack.input_ids).to(soft.dtype)
+    embeddings = model.word_embeddings(pack.input_ids)
+    soft = model.get_prompt(batch_size=1).to(embeddings.dtype)
     starts = [0, *pack.document_ends[:-1]]
     pieces = [
         part for start, end in zip(starts, pack.document_ends, strict=True) for part in (soft, embeddings[:, start:end])
@@ -70,8 +70,8 @@ def generate(model: Any, ids: torch.Tensor, mask: torch.Tensor, **options: Any) 
             **options,
         )
         return output[:, virtual + width :]
-    soft = model.get_prompt(batch_size=rows)
-    embeddings = model.word_embeddings(ids).to(soft.dtype)
+    embeddings = model.word_embeddings(ids)
+    soft = model.get_prompt(batch_size=rows).to(embeddings.dtype)
     pads = (mask == 0).sum(dim=1).tolist()
     joined = [
         torch.cat([row[:pad], prompt, row[pad:]]) for row, prompt, pad in zip(embeddings, soft, pads, strict=True)

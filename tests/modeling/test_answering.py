@@ -1,6 +1,7 @@
 import json
 from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -8,16 +9,38 @@ import torch
 from transformers import AutoTokenizer
 
 from tasks.errors import InvalidBaseModel, WorkRefused
+from tasks.modeling import loading
 from tasks.modeling.base_model import verified, weights_digest
 from tasks.modeling.generation import generate, reference_nll
 from tasks.modeling.job import TrainingJob
-from tasks.modeling.loading import load_model, prove_live, stop_ids
+from tasks.modeling.loading import asked_in, load_model, prove_live, stop_ids, stored_parameters
 from tasks.modeling.training import Training
 from tasks.prompts import Example, PromptRenderer
 from tasks.recipe import BaseModelRecipe, PromptRecipe
 from tasks.recipe_methods import LoraMethod
 
 Make = Callable[..., TrainingJob]
+
+
+@pytest.mark.parametrize(
+    ("room", "capability", "format"),
+    [(8, (8, 0), torch.float32), (5, (8, 0), torch.bfloat16), (5, (7, 5), torch.float16)],
+)
+def test_a_gpu_that_cannot_hold_a_model_in_fp32_is_asked_in_what_is_fast_there(
+    tiny_base: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    room: int,
+    capability: tuple[int, int],
+    format: torch.dtype,
+) -> None:
+    plain = load_model(tiny_base, None, "")
+    assert stored_parameters(tiny_base) == sum(parameter.numel() for parameter in plain.parameters())
+    assert asked_in(tiny_base) is torch.float32 or torch.cuda.is_available()
+    card = SimpleNamespace(total_memory=room * stored_parameters(tiny_base))
+    monkeypatch.setattr(loading, "device", lambda: torch.device("cuda"))
+    monkeypatch.setattr(torch.cuda, "get_device_properties", lambda _: card)
+    monkeypatch.setattr(torch.cuda, "get_device_capability", lambda _: capability)
+    assert asked_in(tiny_base) is format
 
 
 @pytest.fixture

@@ -11,7 +11,7 @@ from transformers import AutoTokenizer
 
 from tasks.artifacts import MergeCandidate, Parity
 from tasks.errors import WorkRefused
-from tasks.modeling import merging
+from tasks.modeling import loading, merging
 from tasks.modeling.base_model import verified
 from tasks.modeling.job import TrainingJob
 from tasks.modeling.loading import load_model, stop_ids
@@ -125,6 +125,18 @@ def test_on_a_quantised_base_a_bound_that_the_best_breaks_leaves_the_adapter_and
     assert len(merge.broken) == 1 and "is above merging.max_mean_kl 1.00e-30" in merge.broken[0]
     assert len(merge.candidates) == 3 and not any(each.saved for each in merge.candidates)
     assert not list(tmp_path.glob("model*"))
+
+
+def test_what_is_folded_in_bf16_for_want_of_room_is_not_refused_for_its_rounding(
+    trained: Train, questions: Questions, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    adapter = trained("full")
+    for module in (loading, merging):
+        monkeypatch.setattr(module, "asked_in", lambda _: torch.bfloat16)
+    (only,) = merge_best(adapter, questions, MergingRecipe(max_mean_kl=1.0), tmp_path / "model").candidates
+    assert only.saved and 1e-8 < only.parity.mean_kl < 1e-1
+    assert {weight.dtype for weight in load_model(tmp_path / "model", None, "").parameters()} == {torch.bfloat16}
+    assert merge_best(adapter, questions, MergingRecipe(max_mean_kl=1e-30), tmp_path / "other").broken
 
 
 def candidate(rule: str, kl: float, answers: float = 1.0) -> MergeCandidate:

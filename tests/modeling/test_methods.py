@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+import math
 import runpy
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -17,9 +18,9 @@ import torch
 from safetensors.torch import load_file
 
 from tasks.errors import InvalidBaseModel, InvalidRecipe
-from tasks.modeling import events
+from tasks.modeling import events, loading
 from tasks.modeling.batches import collate
-from tasks.modeling.generation import generate
+from tasks.modeling.generation import generate, reference_nll
 from tasks.modeling.job import TrainingJob
 from tasks.modeling.loading import load_model, prove_live, stop_ids
 from tasks.modeling.losses import pack_losses
@@ -175,6 +176,25 @@ def test_packed_documents_do_not_read_each_other(
         apart = torch.cat([pack_losses(model, collate([row])) for row in rows])
     # An 8-bit product rounds its inputs by the largest of all rows.
     assert torch.allclose(packed, apart, atol=0.2 if name == "lora_8bit" else 1e-4)
+
+
+@pytest.mark.parametrize("name", METHODS)
+def test_asked_in_bf16_for_want_of_room_it_answers_nearly_alike(
+    trained: Callable[[str], Trained],
+    tiny_base: Path,
+    examples: list[Example],
+    monkeypatch: pytest.MonkeyPatch,
+    name: str,
+) -> None:
+    made, stops = trained(name), stop_ids(tiny_base)
+    exact = answers(load_model(tiny_base, made.weights, BASE), examples[:12], stops, 12)
+    monkeypatch.setattr(loading, "asked_in", lambda _: torch.bfloat16)
+    model = load_model(tiny_base, made.weights, BASE)
+    assert torch.bfloat16 in {value.dtype for value in model.parameters()}
+    rounded = answers(model, examples[:12], stops, 12)
+    assert sum(one == other for one, other in zip(exact, rounded, strict=True)) >= 9
+    rows = [(example.input_ids, example.labels) for example in examples[:12]]
+    assert all(math.isfinite(loss) for loss, _ in reference_nll(model, rows))
 
 
 @pytest.mark.parametrize("name", [name for name in METHODS if name != "full"])
