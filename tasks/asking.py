@@ -12,7 +12,7 @@ from tasks.data.tokenisation import messages_of
 from tasks.errors import InvalidData
 from tasks.evaluation.suites import Answer, Suite, SuiteRow
 from tasks.modeling import generation
-from tasks.modeling.loading import load_model, prove_live, stop_ids
+from tasks.modeling.loading import let_go, load_model, prove_live, stop_ids
 from tasks.modeling.origin import is_adapter, origin_of
 from tasks.pages import shown_progress
 from tasks.progress import Advance
@@ -120,6 +120,8 @@ def _ask(folder: Path, asked: Asked, suite: Suite, recipe: EvaluationRecipe, adv
         *generation.reference_nll(model, [_example(renderer, row) for row in measured]),
         *[(None, 0)] * (len(suite.rows) - len(measured)),
     ]
+    del model
+    let_go()
     answers = [
         Answer(
             text=renderer.tokenizer.decode(answer.token_ids, skip_special_tokens=True),

@@ -1,5 +1,6 @@
 """Trained or registered weights in, a model that answers out; an adapter is proved live before anyone scores it."""
 
+import gc
 import json
 import math
 from pathlib import Path
@@ -49,6 +50,13 @@ def asked_in(folder: Path) -> torch.dtype:
     room = torch.cuda.get_device_properties(where).total_memory
     fits = 4 * stored_parameters(folder) <= ROOM_FOR_WEIGHTS * room
     return torch.float32 if fits else autocast_dtype(Precision.auto, where)
+
+
+def let_go() -> None:
+    """Give back what models that nobody holds any more took of a GPU: another process may need it."""
+    gc.collect()
+    if torch.cuda.is_available():
+        torch.cuda.empty_cache()
 
 
 def stored_parameters(folder: Path) -> int:

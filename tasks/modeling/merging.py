@@ -4,7 +4,6 @@ An adapter that was trained on a quantised base can be folded by more than one r
 measured, not assumed: each merge is asked what base plus adapter was asked, and the best that can be saved is kept.
 """
 
-import gc
 import math
 import shutil
 import warnings
@@ -18,7 +17,7 @@ import torch
 from tasks.artifacts import MergeCandidate, MergeRule, Parity
 from tasks.errors import WorkRefused
 from tasks.modeling.generation import generate
-from tasks.modeling.loading import asked_in, load_model, with_adapter
+from tasks.modeling.loading import asked_in, let_go, load_model, with_adapter
 from tasks.modeling.origin import ORIGIN, origin_of
 from tasks.modeling.quantisation import dequantised
 from tasks.progress import Advance, silent
@@ -109,18 +108,20 @@ def merge_best(adapter: BoundAdapter, questions: Questions, bounds: MergingRecip
     for rule in adapter.rules:
         if adapter.quantised:
             del model
-            gc.collect()
+            let_go()
             model = adapter.load_for(rule)
         model = _folded(model)
         if rule != NEVER_SAVED:
             place = _place(folder, rule)
             write(model, adapter.weights, place)
             del model
-            gc.collect()
+            let_go()
             model = load_model(place, None, "", adapter.trust_remote_code)
         given = questions.answers(model)
         parity = measure(expected, distributions(model, questions.prompts, answers), answers, given)
         candidates.append(MergeCandidate(rule=rule, parity=parity, score=questions.score(given)))
+    del model
+    let_go()
     best = nearest(candidates)
     broken = breaches(best.parity, bounds)
     if broken and not adapter.rounds:
