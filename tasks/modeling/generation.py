@@ -46,10 +46,25 @@ def generate(
     answers: list[GeneratedAnswer | None] = [None] * len(prompts)
     for numbers in batches_by_length(prompts, batch_size):
         rows = [prompts[number] for number in numbers]
-        for number, answer in zip(numbers, _generate_batch(model, rows, stop_ids, max_new_tokens), strict=True):
+        for number, answer in zip(numbers, _in_room(model, rows, stop_ids, max_new_tokens), strict=True):
             answers[number] = answer
         advance(len(numbers))
     return [answer for answer in answers if answer is not None]
+
+
+def _in_room(
+    model: Any, rows: Sequence[Sequence[int]], stop_ids: frozenset[int], max_new_tokens: int
+) -> list[GeneratedAnswer]:
+    """A batch's answers; by halves where a GPU has no room for all at once."""
+    try:
+        return _generate_batch(model, rows, stop_ids, max_new_tokens)
+    except torch.OutOfMemoryError:
+        if len(rows) == 1:
+            raise
+    # Outside of the handler, which holds on to what was computed.
+    torch.cuda.empty_cache()
+    half = len(rows) // 2
+    return [answer for part in (rows[:half], rows[half:]) for answer in _in_room(model, part, stop_ids, max_new_tokens)]
 
 
 def _generate_batch(

@@ -9,7 +9,7 @@ import torch
 from transformers import AutoTokenizer
 
 from tasks.errors import InvalidBaseModel, WorkRefused
-from tasks.modeling import loading
+from tasks.modeling import generation, loading
 from tasks.modeling.base_model import verified, weights_digest
 from tasks.modeling.generation import generate, reference_nll
 from tasks.modeling.job import TrainingJob
@@ -62,6 +62,26 @@ def test_a_batch_answers_as_each_prompt_alone(tiny_base: Path, prompts: list[lis
     together = generate(model, prompts, stop_ids(tiny_base), max_new_tokens=12, batch_size=8)
     alone = [generate(model, [prompt], stop_ids(tiny_base), 12, 1)[0] for prompt in prompts]
     assert together == alone
+
+
+def test_a_batch_that_a_gpu_has_no_room_for_is_asked_by_halves(
+    tiny_base: Path, prompts: list[list[int]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    model, stops, whole, sizes = load_model(tiny_base, None, ""), stop_ids(tiny_base), generation._generate_batch, []
+
+    def small(model: Any, rows: Any, *options: Any) -> Any:
+        sizes.append(len(rows))
+        if len(rows) > 3:
+            raise torch.OutOfMemoryError("CUDA out of memory")
+        return whole(model, rows, *options)
+
+    expected = generate(model, prompts, stops, 6, 64)
+    monkeypatch.setattr(generation, "_generate_batch", small)
+    assert generate(model, prompts, stops, 6, 64) == expected
+    assert sizes[0] == len(prompts) and max(sizes[-2:]) <= 3
+    monkeypatch.setattr(generation, "_generate_batch", lambda *_: small(model, prompts))
+    with pytest.raises(torch.OutOfMemoryError):
+        generate(model, prompts[:1], stops, 6, 64)
 
 
 def test_an_answer_ends_before_its_stop_token(tiny_base: Path, adapter: Path, prompts: list[list[int]]) -> None:
