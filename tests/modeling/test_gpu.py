@@ -28,7 +28,8 @@ from tests.modeling.test_methods import METHODS
 Make = Callable[..., TrainingJob]
 MIXED = [Precision.bf16, Precision.fp16]
 STRATEGIES = ["replicated", "fsdp2", "zero2", "zero3"]
-pytestmark = pytest.mark.skipif(not torch.cuda.is_available(), reason="this machine has no GPU")
+if not torch.cuda.is_available():
+    pytest.skip("this machine has no GPU", allow_module_level=True)
 
 
 @pytest.fixture(autouse=True)
