@@ -1,10 +1,13 @@
 """What was measured of each method in, docs/methods.md and its plot out."""
 
 import io
+import itertools
 from collections.abc import Mapping
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+
     from benchmarks.gpu.page import Results
     from benchmarks.methods import Measured
 
@@ -122,19 +125,36 @@ def plot(found: Mapping[str, "Measured"]) -> str:
             low, high = one.score.mean - one.score.low, one.score.high - one.score.mean
             axes.errorbar(one.trainable, one.score.mean, yerr=[[low], [high]], color="#8aa", lw=1, zorder=1)
             axes.scatter(one.trainable, one.score.mean, s=one.peak_memory / 2e7, color="#27c", alpha=0.6, zorder=2)
-        # One label for methods on the same spot.
-        places: dict[tuple[int, float], list[str]] = {}
-        for name, one in found.items():
-            places.setdefault((one.trainable, one.score.mean), []).append(name)
-        for place, names in places.items():
-            axes.annotate(", ".join(names), place, xytext=(6, 5), textcoords="offset points")
         axes.set(xscale="log", ylim=(-0.03, 1.0), xlabel="trained parameters", ylabel="exact match, 95 % interval")
         axes.set_title("Circle: peak memory of the training process", fontsize=9)
         axes.grid(alpha=0.25)
         for side in ("top", "right"):
             axes.spines[side].set_visible(False)
         figure.tight_layout()
+        _label(axes, found)
         drawn = io.StringIO()
         figure.savefig(drawn, format="svg", metadata={"Date": None})
         plt.close(figure)
     return drawn.getvalue()
+
+
+def _label(axes: "Axes", found: Mapping[str, "Measured"]) -> None:
+    """One name for methods on the same spot, each where it covers no other."""
+    from matplotlib.transforms import Bbox
+
+    places: dict[tuple[int, float], list[str]] = {}
+    for name, one in found.items():
+        places.setdefault((one.trainable, one.score.mean), []).append(name)
+    points = [axes.transData.transform(place) for place in places]
+    taken = [Bbox.from_bounds(x - 4, y - 4, 8, 8) for x, y in points]
+    for place, names in sorted(places.items(), reverse=True):
+        for height, side in itertools.product((5, -11, 16, -22, 27, -33), ("left", "right")):
+            across = 6 if side == "left" else -6
+            label = axes.annotate(
+                ", ".join(names), place, xytext=(across, height), textcoords="offset points", horizontalalignment=side
+            )
+            box = label.get_window_extent()
+            if not any(box.overlaps(other) for other in taken):
+                break
+            label.remove()
+        taken.append(box)
