@@ -114,7 +114,7 @@ def asked(versions: ModelVersions, questions: list[dict[str, Any]], state: State
     if not any(answer.strip() for answer in answers[0]):
         raise WorkRefused(f"promote: {versions.name}/{versions.version} loads, but answers nothing to {questions[0]}.")
     same = len(answers) < 2 or answers[0] == answers[1]
-    what = "It" if len(answers) < 2 else "Merged model and adapter"
+    what = "It" if len(answers) < 2 else "Both versions"
     reason = f"{what} loaded outside this project and answered {len(questions)} test prompts" + (
         " alike." if same and len(answers) > 1 else "."
     )
