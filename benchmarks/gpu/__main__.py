@@ -36,13 +36,13 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
     results = so_far(load, told.results)
     measured = {(one.shape, one.method): one for one in results.measured}
+    places = [(shape, method) for shape in SHAPES for method in METHODS]
     for shape in told.shape or ["1b", "7b"]:
         told.folder.mkdir(parents=True, exist_ok=True)
         base = make(shape, told.folder)
         for method in told.method or METHODS:
             one = measured[shape, method] = measure(shape, base, method, load, told.folder)
             print(row(one), flush=True)
-            places = [(shape, method) for shape in SHAPES for method in METHODS]
             results = replace(results, measured=[measured[place] for place in places if place in measured])
             results.write(file_of_today(told.results))
     print(results.tables())

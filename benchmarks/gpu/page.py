@@ -8,6 +8,8 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
+from pydantic import TypeAdapter
+
 from benchmarks.gpu.trainings import Load, Measured
 
 GIB = 1 << 30
@@ -32,9 +34,7 @@ class Results:
     @classmethod
     def read(cls, path: Path) -> "Results":
         """The results of a JSON file that `write` wrote."""
-        content = json.loads(path.read_text("utf-8"))
-        load, measured = Load(**content["load"]), [Measured.read(one) for one in content["measured"]]
-        return cls(content["device"], content["packages"], load, measured)
+        return TypeAdapter(cls).validate_json(path.read_bytes())
 
     def write(self, path: Path) -> None:
         """Write the JSON file, and beside it the page."""

@@ -1,10 +1,9 @@
 """A model's folder and a method in, its training measured by the product's own worker out: memory, speed, the merge."""
 
-import gc
 import json
 import shutil
 import statistics
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -15,7 +14,7 @@ from tasks.errors import OutOfMemory
 from tasks.modeling import events, launch, memory, merging
 from tasks.modeling.generation import generate
 from tasks.modeling.job import TrainingJob
-from tasks.modeling.loading import stop_ids
+from tasks.modeling.loading import let_go, stop_ids
 from tasks.modeling.methods import device
 from tasks.recipe import ComputeRecipe, TrainingRecipe
 from tasks.recipe_methods import EightBitLoraMethod, FullMethod, LoraMethod, Method, QLoraMethod
@@ -62,13 +61,6 @@ class Measured:
         parities = {rule: parity.model_dump() for rule, parity in self.parities.items()}
         predicted = vars(self.predicted) | {"total": self.predicted.total}
         return vars(self) | {"predicted": predicted, "parities": parities}
-
-    @classmethod
-    def read(cls, plain: Mapping[str, Any]) -> "Measured":
-        """What `plain` gave."""
-        predicted = {name: size for name, size in plain["predicted"].items() if name != "total"}
-        parities = {rule: Parity(**parity) for rule, parity in plain["parities"].items()}
-        return cls(**{**plain, "predicted": memory.Memory(**predicted), "parities": parities})
 
 
 def measure(shape: str, base: Path, name: str, load: Load, folder: Path) -> Measured:
@@ -150,7 +142,7 @@ def merge_parities(weights: Path, base: Path, shape: str) -> Iterator[tuple[str,
     expected = list(merging.distributions(model, prompts, answers))
     for rule in adapter.rules:
         del model
-        gc.collect()
+        let_go()
         model = adapter.load_for(rule).merge_and_unload(safe_merge=True)
         given = merging.distributions(model, prompts, answers)
         yield rule, merging.measure(expected, given, answers, _answers(model, prompts, stop))

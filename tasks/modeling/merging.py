@@ -126,8 +126,8 @@ def merge_best(adapter: BoundAdapter, questions: Questions, bounds: MergingRecip
     broken = breaches(best.parity, bounds)
     if broken and not adapter.rounds:
         raise WorkRefused(
-            f"merge: the merged model answers differently from base plus adapter: {'; '.join(broken)}. Nothing was "
-            "registered; the trained adapter is kept."
+            f"merge: the merged model (best rule: {best.rule}) answers differently from base plus adapter: "
+            f"{'; '.join(broken)}. Nothing was registered; the trained adapter is kept."
         )
     if not broken:
         _place(folder, best.rule).rename(folder)

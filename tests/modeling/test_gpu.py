@@ -20,10 +20,10 @@ from tasks.modeling.losses import pack_losses
 from tasks.modeling.merging import BoundAdapter, Questions, merge_best
 from tasks.modeling.methods import load_for_training, trainable
 from tasks.modeling.training import Interrupted, Training
-from tasks.prompts import IGNORED, Example
+from tasks.prompts import Example
 from tasks.recipe import ComputeRecipe, MergingRecipe, Precision
 from tasks.recipe_methods import FullMethod, LoraMethod, QLoraMethod
-from tests.modeling.test_methods import METHODS
+from tests.modeling.test_methods import METHODS, prompts_of
 
 Make = Callable[..., TrainingJob]
 MIXED = [Precision.bf16, Precision.fp16]
@@ -46,10 +46,6 @@ def in_precision(job: TrainingJob, precision: Precision) -> TrainingJob:
 
 def losses(job: TrainingJob) -> list[float]:
     return [event["loss"] for event in events.read(job.folder / events.EVENTS) if event["event"] == "step"]
-
-
-def prompts_of(examples: list[Example]) -> list[list[int]]:
-    return [[token for token, label in zip(e.input_ids, e.labels, strict=True) if label == IGNORED] for e in examples]
 
 
 @pytest.mark.parametrize("precision", MIXED)

@@ -114,7 +114,7 @@ def test_after_eight_bits_the_default_bounds_let_the_nearest_pass(
 def test_on_a_plain_base_a_bound_that_is_broken_refuses_the_merge(
     trained: Train, questions: Questions, tmp_path: Path
 ) -> None:
-    with pytest.raises(WorkRefused, match=r"above merging\.max_mean_kl 1\.00e-30"):
+    with pytest.raises(WorkRefused, match=r"best rule: full_precision.*above merging\.max_mean_kl 1\.00e-30"):
         merge_best(trained("full"), questions, MergingRecipe(max_mean_kl=1e-30), tmp_path / "model")
 
 

@@ -107,11 +107,12 @@ def trained(module_job: Make) -> Callable[[str], Trained]:
     return train
 
 
+def prompts_of(examples: list[Example]) -> list[list[int]]:
+    return [[token for token, label in zip(e.input_ids, e.labels, strict=True) if label == IGNORED] for e in examples]
+
+
 def answers(model: Any, examples: list[Example], stops: frozenset[int], batch: int) -> list[list[int]]:
-    prompts = [
-        [token for token, label in zip(e.input_ids, e.labels, strict=True) if label == IGNORED] for e in examples
-    ]
-    return [answer.token_ids for answer in generate(model, prompts, stops, 6, batch)]
+    return [answer.token_ids for answer in generate(model, prompts_of(examples), stops, 6, batch)]
 
 
 def digest(tensor: torch.Tensor) -> str:
