@@ -14,6 +14,7 @@ from typing import Any, Literal, NamedTuple
 
 from rich.table import Table
 
+from tasks.credentials import without_credentials
 from tasks.errors import StateUnusable
 from tasks.settings import State, answers, prefect_address
 from tasks.store import writable
@@ -208,20 +209,20 @@ def servers(state: State) -> Iterator[Finding]:
     if not address:
         yield Finding("Prefect", f"a temporary server for each flow run, history in {state.prefect_home}")
     elif address == prefect_address(state):
-        yield Finding("Prefect", f"{address}, the server of tuneline ui")
+        yield Finding("Prefect", f"{without_credentials(address)}, the server of tuneline ui")
     else:
         yield reachable("Prefect", address, f"{urlsplit(address).path.rstrip('/')}/health")
     if state.tracking_uri.startswith(("http://", "https://")):
         yield reachable("MLflow", state.tracking_uri, "/health")
     else:
-        yield Finding("MLflow", f"{state.tracking_uri}, artifacts in {state.artifacts}")
+        yield Finding("MLflow", f"{without_credentials(state.tracking_uri)}, artifacts in {state.artifacts}")
 
 
 def reachable(what: str, address: str, health: str) -> Finding:
     """Whether a configured server answers 200 on its health address."""
     from urllib.parse import urlsplit
 
-    parts = urlsplit(address)
+    parts, address = urlsplit(address), without_credentials(address)
     port = parts.port or (443 if parts.scheme == "https" else 80)
     if answers(port, health, seconds=3, host=parts.hostname or "", secure=parts.scheme == "https"):
         return Finding(what, f"{address} answers")

@@ -161,6 +161,7 @@ def environment(state: State, prefect: int) -> dict[str, str]:
         "PREFECT_UI_URL": f"http://127.0.0.1:{prefect}",
         "PREFECT_SERVER_API_HOST": "127.0.0.1",
         "PREFECT_SERVER_API_PORT": str(prefect),
+        "MLFLOW_BACKEND_STORE_URI": state.tracking_uri,
     }
 
 
@@ -182,14 +183,14 @@ def _start_servers(children: Children, state: State, prefect: int, mlflow: int, 
 
 
 def mlflow_command(state: State, port: int) -> list[str]:
-    """MLflow's server over the state's own store and artifacts."""
-    store = ["--backend-store-uri", state.tracking_uri, "--artifacts-destination", str(state.artifacts)]
+    """MLflow's server over the state's own artifacts; its store's address, which may hold a password, is a variable."""
     return [
         sys.executable,
         "-m",
         "mlflow",
         "server",
-        *store,
+        "--artifacts-destination",
+        str(state.artifacts),
         "--host",
         "127.0.0.1",
         "--port",

@@ -14,6 +14,7 @@ from rich.table import Table
 from rich.text import Text
 
 from tasks.artifacts import Estimate, EvaluationReport, PromotionDecision, StepRecord, SuiteReport, Who
+from tasks.credentials import HIDDEN
 
 if TYPE_CHECKING:
     from flows.retrain import Retrained
@@ -234,6 +235,7 @@ def next_steps(done: "Retrained", recipe_path: Path) -> Panel:
 def serve_command(done: "Retrained") -> str:
     """MLflow's own server for the version that was just promoted."""
     model = f"models:/{done.versions.name}@{done.decision.target}"
-    return (
-        f"MLFLOW_TRACKING_URI={done.versions.tracking_uri} mlflow models serve -m {model} --env-manager local -p 5001"
-    )
+    address = done.versions.tracking_uri
+    # An address with credentials is only in the environment, and there it is already.
+    variable = "" if HIDDEN in address else f"MLFLOW_TRACKING_URI={address} "
+    return f"{variable}mlflow models serve -m {model} --env-manager local -p 5001"

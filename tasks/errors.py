@@ -1,8 +1,13 @@
 """The error tree: the type decides the retry, the text says where, what was found and what to do."""
 
+from tasks.credentials import without_credentials
+
 
 class TunelineError(Exception):
-    """Anything Tuneline reports on purpose; its text stands alone on a run page."""
+    """Anything Tuneline reports on purpose; its text stands alone on a run page and holds no credentials."""
+
+    def __init__(self, text: str = "") -> None:
+        super().__init__(without_credentials(text))
 
 
 class PermanentError(TunelineError):

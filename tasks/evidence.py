@@ -12,6 +12,7 @@ from pydantic import ValidationError
 
 from tasks.artifacts import EvaluationReport, ModelVersions, Parity
 from tasks.champion import existing
+from tasks.credentials import without_credentials
 from tasks.recipe import PromotionRecipe
 from tasks.registry import lookup, tracking
 from tasks.settings import State
@@ -45,13 +46,13 @@ def evidence_for(name: str, version: int, state: State) -> Evidence:
     release = (tracking.read_json(run, "release/release.json") if run else None) or {}
     adapter, _, number = found.tags.get("adapter", "").rpartition("/")
     versions = ModelVersions(
-        digest=digest([uri, name, version, adapter, int(number or 0)]),
+        digest=digest([without_credentials(uri), name, version, adapter, int(number or 0)]),
         name=name,
         version=version,
         adapter_name=adapter,
         adapter_version=int(number or 0),
         mlflow_run_id=found.run_id,
-        tracking_uri=uri,
+        tracking_uri=without_credentials(uri),
     )
     policy = release.get("recipe", {}).get("promotion", {}).get("policy") or PromotionRecipe().policy
     parity = Parity.model_validate(release["parity"]) if release.get("parity") else None

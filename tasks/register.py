@@ -13,6 +13,7 @@ from tasks.artifacts import (
     ValidatedDataset,
 )
 from tasks.bases import same_base
+from tasks.credentials import without_credentials
 from tasks.modeling.base_model import BaseModelFolder
 from tasks.modeling.origin import origin_of
 from tasks.recipe import Recipe
@@ -43,7 +44,7 @@ def register(
     inputs = {
         "version": VERSION,
         "name": recipe.name,
-        "registry": uri,
+        "registry": without_credentials(uri),
         "merged": merged.digest,
         "weights": weights.digest,
         "content": content,
@@ -122,14 +123,15 @@ def _register(
     )
     if adapter_name:
         versions.tie(run.tracking_uri, recipe.name, version, adapter_name, adapter_version)
+    address = without_credentials(run.tracking_uri)
     return ModelVersions(
-        digest=digest([run.tracking_uri, recipe.name, version, adapter_name, adapter_version]),
+        digest=digest([address, recipe.name, version, adapter_name, adapter_version]),
         name=recipe.name,
         version=version,
         adapter_name=adapter_name,
         adapter_version=adapter_version,
         mlflow_run_id=run.run_id,
-        tracking_uri=run.tracking_uri,
+        tracking_uri=address,
     )
 
 

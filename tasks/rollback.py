@@ -1,6 +1,7 @@
 """A registered model and a reason in, production on the version before it out, proved to answer first."""
 
 from tasks.artifacts import PolicyCheck, PromotionDecision
+from tasks.credentials import without_credentials
 from tasks.evidence import evidence_for
 from tasks.pages import show
 from tasks.promote import markdown
@@ -25,7 +26,7 @@ def rollback(name: str, reason: str, state: State) -> PromotionDecision:
     adapter = lookup.find(uri, name, version=version)
     checks = [PolicyCheck(rule="rollback", passed=True, reason=f"Back from version {left}: {reason}"), *proof]
     decision = PromotionDecision(
-        digest=digest(["rollback", uri, name, left, version, reason]),
+        digest=digest(["rollback", without_credentials(uri), name, left, version, reason]),
         name=name,
         version=version,
         adapter_version=int((adapter.tags.get("adapter", "") if adapter else "").rpartition("/")[2] or 0),

@@ -9,6 +9,8 @@ import os
 from dataclasses import dataclass
 from pathlib import Path
 
+from tasks.credentials import WithoutCredentials, split_login
+
 SERVERS = {
     "PREFECT_SERVER_ANALYTICS_ENABLED": "false",
     "PREFECT_SERVER_EPHEMERAL_STARTUP_TIMEOUT_SECONDS": "120",
@@ -50,8 +52,8 @@ class State:
 
     @property
     def tracking_uri(self) -> str:
-        """The MLflow that remembers: MLFLOW_TRACKING_URI, or the SQLite file."""
-        return os.environ.get("MLFLOW_TRACKING_URI") or f"sqlite:///{self.mlflow_db.absolute()}"
+        """The MLflow that is used: MLFLOW_TRACKING_URI, without the login of a server's address, or the SQLite file."""
+        return split_login(os.environ.get("MLFLOW_TRACKING_URI", ""))[0] or f"sqlite:///{self.mlflow_db.absolute()}"
 
     @property
     def artifacts(self) -> Path:
@@ -105,7 +107,13 @@ def prepare_environment(state: State) -> None:
         chosen |= {"PREFECT_API_URL": url} if url else EPHEMERAL
     for name, value in chosen.items():
         os.environ.setdefault(name, value)
-    logging.getLogger("tuneline").setLevel(logging.INFO)
+    if login := split_login(os.environ.get("MLFLOW_TRACKING_URI", ""))[1]:
+        os.environ.setdefault("MLFLOW_TRACKING_USERNAME", login.user)
+        os.environ.setdefault("MLFLOW_TRACKING_PASSWORD", login.password)
+    log = logging.getLogger("tuneline")
+    log.setLevel(logging.INFO)
+    if not any(isinstance(each, WithoutCredentials) for each in log.filters):
+        log.addFilter(WithoutCredentials())
     # Without a network bitsandbytes says at each import that a faster kernel was not fetched.
     logging.getLogger("bitsandbytes.backends.cpu.ops").setLevel(logging.ERROR)
 

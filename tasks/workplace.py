@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from tasks.artifacts import StepRecord
+from tasks.credentials import without_credentials
 from tasks.errors import ServiceUnavailable, TunelineError
 from tasks.recipe import Recipe
 from tasks.settings import State, state
@@ -41,7 +42,8 @@ class ReleaseRun:
     @property
     def note(self) -> Path:
         """Where the MLflow run's id is kept between flow runs."""
-        return self.state.root / "releases" / f"{digest([self.key, self.state.tracking_uri])[:32]}.json"
+        key = digest([self.key, without_credentials(self.state.tracking_uri)])
+        return self.state.root / "releases" / f"{key[:32]}.json"
 
     @property
     def known_id(self) -> str:

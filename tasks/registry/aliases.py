@@ -14,6 +14,7 @@ from typing import Any
 
 from filelock import FileLock
 
+from tasks.credentials import without_credentials
 from tasks.errors import UnknownVersion, WorkRefused
 from tasks.registry import ledger as books
 from tasks.registry import lookup
@@ -170,7 +171,7 @@ def _carry_out(
         return
     here = {model: lookup.aliases(tracking_uri, model) for model, _, _ in moves}
     before = [here[model].get(alias, 0) for model, alias, _ in moves]
-    intent = {**entry, "registry": tracking_uri, "moves": moves, "before": before}
+    intent = {**entry, "registry": without_credentials(tracking_uri), "moves": moves, "before": before}
     number = books.append(ledger, intent, run)
     _move(tracking_uri, moves)
     books.append(ledger, {"kind": "done", "of": number}, run)
@@ -191,7 +192,9 @@ def _finish_half_done(tracking_uri: str, ledger: Path, run: MlflowRun | None) ->
     found = books.entries(ledger)
     closed = {entry["of"] for entry in found if entry["kind"] in ("done", "abandoned")}
     for entry in found:
-        if "moves" not in entry or entry["n"] in closed or entry["registry"] != tracking_uri:
+        if "moves" not in entry or entry["n"] in closed:
+            continue
+        if without_credentials(entry["registry"]) != without_credentials(tracking_uri):
             continue
         moves: list[Move] = [(model, alias, version) for model, alias, version in entry["moves"]]
         fault = _outdated(tracking_uri, moves, entry["before"])

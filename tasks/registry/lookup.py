@@ -10,14 +10,16 @@ import json
 import os
 import sqlite3
 from contextlib import closing
+from http.client import HTTPMessage
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 from urllib.error import HTTPError, URLError
-from urllib.parse import urlencode
-from urllib.request import Request, urlopen
+from urllib.parse import SplitResult, urlencode, urlsplit
+from urllib.request import HTTPRedirectHandler, Request, build_opener
 
 from pydantic import BaseModel, ConfigDict
 
+from tasks.credentials import Login, split_login
 from tasks.errors import PermanentError, ServiceUnavailable, UnknownVersion
 
 SECONDS = 5.0
@@ -153,7 +155,7 @@ def _find_on_server(tracking_uri: str, name: str, alias: str, version: int) -> V
 def _get(tracking_uri: str, what: str, **query: str) -> dict[str, Any] | None:
     address = f"{tracking_uri.rstrip('/')}/api/2.0/mlflow/{what}?{urlencode(query)}"
     try:
-        with urlopen(Request(address, headers=_credentials()), timeout=SECONDS) as answer:
+        with build_opener(_SameServer).open(Request(address, headers=_credentials()), timeout=SECONDS) as answer:
             return dict(json.load(answer))
     except HTTPError as fault:
         text = fault.read(2000).decode("utf-8", "replace")
@@ -173,12 +175,41 @@ def _get(tracking_uri: str, what: str, **query: str) -> dict[str, Any] | None:
         ) from fault
 
 
+class _SameServer(HTTPRedirectHandler):
+    """Follows a redirect on the same server only: credentials go to nobody else, and nobody else's answer counts."""
+
+    def redirect_request(
+        self, req: Request, fp: IO[bytes], code: int, msg: str, headers: HTTPMessage, newurl: str
+    ) -> Request | None:
+        """The request for the new address, or PermanentError where that is another server, or one without TLS."""
+        before, after = urlsplit(req.full_url), urlsplit(newurl)
+        same = before.hostname == after.hostname and _port(before) == _port(after)
+        upgraded = before.hostname == after.hostname and (before.scheme, after.scheme) == ("http", "https")
+        if (after.scheme == before.scheme and same) or upgraded:
+            return super().redirect_request(req, fp, code, msg, headers, newurl)
+        raise PermanentError(
+            f"{before.scheme}://{before.netloc}: the server redirects to {after.scheme}://{after.netloc}. Credentials "
+            "are not sent there; if that is your MLflow server, set MLFLOW_TRACKING_URI to its address."
+        )
+
+
+def _port(address: SplitResult) -> int | None:
+    return address.port or {"http": 80, "https": 443}.get(address.scheme)
+
+
 def _credentials() -> dict[str, str]:
-    user, password = os.environ.get("MLFLOW_TRACKING_USERNAME"), os.environ.get("MLFLOW_TRACKING_PASSWORD")
-    if user and password:
-        return {"Authorization": "Basic " + base64.b64encode(f"{user}:{password}".encode()).decode()}
+    if login := tracking_login():
+        return {"Authorization": "Basic " + base64.b64encode(f"{login.user}:{login.password}".encode()).decode()}
     token = os.environ.get("MLFLOW_TRACKING_TOKEN")
     return {"Authorization": f"Bearer {token}"} if token else {}
+
+
+def tracking_login() -> Login | None:
+    """User and password for MLflow's server: from MLflow's variables, or from the address in MLFLOW_TRACKING_URI."""
+    user, password = os.environ.get("MLFLOW_TRACKING_USERNAME"), os.environ.get("MLFLOW_TRACKING_PASSWORD")
+    if user and password:
+        return Login(user, password)
+    return split_login(os.environ.get("MLFLOW_TRACKING_URI", ""))[1]
 
 
 def _find_with_client(tracking_uri: str, name: str, alias: str, version: int) -> Version | None:

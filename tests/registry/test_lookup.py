@@ -13,6 +13,7 @@ import pytest
 from tasks.errors import PermanentError, ServiceUnavailable
 from tasks.registry import lookup
 from tasks.registry.tracking import connect
+from tasks.settings import State
 
 
 def as_client_says(uri: str, name: str, alias: str) -> lookup.Version:
@@ -148,6 +149,60 @@ def test_a_server_is_asked_over_rest_with_the_callers_credentials(server, monkey
     assert Registry.seen[0] == "Basic YW5uOnNlY3JldA=="
     assert lookup.find(server, "desk", "staging") is None
     assert lookup.find(server, "other") is None and lookup.aliases(server, "other") == {}
+
+
+def test_the_login_may_stand_in_the_address_and_is_sent_as_a_header(server, monkeypatch):
+    monkeypatch.delenv("MLFLOW_TRACKING_USERNAME", raising=False)
+    monkeypatch.delenv("MLFLOW_TRACKING_PASSWORD", raising=False)
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", server.replace("://", "://ann:secret@"))
+    assert lookup.find(State(Path()).tracking_uri, "desk").version == 7
+    assert Registry.seen == ["Basic YW5uOnNlY3JldA=="]
+
+
+class Redirect(BaseHTTPRequestHandler):
+    """Sends every question to the address `to`."""
+
+    to = ""
+
+    def do_GET(self):
+        self.send_response(302)
+        self.send_header("Location", self.to + self.path)
+        self.end_headers()
+
+    def log_message(self, *_):
+        """Be quiet."""
+
+
+def test_credentials_do_not_follow_a_redirect_to_another_server(server, monkeypatch):
+    monkeypatch.setenv("MLFLOW_TRACKING_USERNAME", "bob")
+    monkeypatch.setenv("MLFLOW_TRACKING_PASSWORD", "hunter2SECRET")
+    with HTTPServer(("127.0.0.1", 0), Redirect) as redirecting:
+        threading.Thread(target=redirecting.serve_forever, daemon=True).start()
+        Redirect.to = server
+        with pytest.raises(PermanentError, match="redirects to " + server) as raised:
+            lookup.find(f"http://127.0.0.1:{redirecting.server_port}", "desk")
+        redirecting.shutdown()
+    assert Registry.seen == [], "the other server was not even asked"
+    assert "hunter2SECRET" not in str(raised.value)
+
+
+def test_a_redirect_on_the_same_server_is_followed_with_the_credentials(server, monkeypatch):
+    monkeypatch.setenv("MLFLOW_TRACKING_TOKEN", "t")
+    monkeypatch.setattr(Registry, "do_GET", moved_once(Registry.do_GET))
+    assert lookup.find(f"{server}/old", "desk").version == 7
+    assert Registry.seen == ["Bearer t"]
+
+
+def moved_once(answer):
+    def do_get(handler):
+        if not handler.path.startswith("/old"):
+            answer(handler)
+            return
+        handler.send_response(308)
+        handler.send_header("Location", handler.path.removeprefix("/old"))
+        handler.end_headers()
+
+    return do_get
 
 
 def test_a_refusal_is_permanent_and_a_failing_server_is_not(server):
