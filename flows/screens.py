@@ -13,6 +13,7 @@ from rich.rule import Rule
 from rich.table import Table
 from rich.text import Text
 
+from flows.notices import notices
 from tasks.artifacts import Estimate, EvaluationReport, PromotionDecision, StepRecord, SuiteReport, Who
 from tasks.credentials import HIDDEN
 
@@ -33,6 +34,7 @@ def retrained(done: "Retrained", recipe_path: Path) -> RenderableType:
         *answers(done.report),
         Rule("Steps", align="left"),
         steps(done),
+        *(Text(f"! {line}", style="yellow") for line in notices(done)),
         Rule("Registry", align="left"),
         registry(done),
         decision(done.decision),

@@ -58,17 +58,17 @@ def splits(dataset: ValidatedDataset) -> Table:
     return table
 
 
-def findings(found: list[dict[str, Any]]) -> Table:
-    """Checks with counts, what was done, and the first lines they found."""
+def findings(found: list[dict[str, Any]]) -> RenderableType:
+    """Checks that found something, with counts, what was done and the first lines; the others by name."""
     table = Table(show_edge=False, pad_edge=False)
     table.add_column("check", no_wrap=True)
     table.add_column("rows", justify="right", no_wrap=True)
     table.add_column("done", no_wrap=True)
     table.add_column("first ones", overflow="fold")
     for finding in found:
-        first = "\n".join(escape(line) for line in finding["offenders"][:OFFENDERS])
-        count = finding["count"]
-        table.add_row(
-            finding["check"], f"{count:,}", finding["action"] if count else "", first, style="" if count else "dim"
-        )
-    return table
+        if finding["count"]:
+            first = "\n".join(escape(line) for line in finding["offenders"][:OFFENDERS])
+            table.add_row(finding["check"], f"{finding['count']:,}", finding["action"], first)
+    clean = ", ".join(finding["check"] for finding in found if not finding["count"])
+    rest = Text(f"Nothing found by: {clean}." if clean else "", style="dim")
+    return Group(table, rest) if table.row_count else rest

@@ -65,6 +65,7 @@ class TokenizedDataset(StepRecord):
     trained_tokens: dict[str, int] = Field(description="Tokens that carry a label, a split.")
     truncated: dict[str, int] = Field(description="Answers cut at the longest length, a split.")
     dropped: dict[str, int] = Field({}, description="Records left out: the prompt alone is too long, a split.")
+    max_length: int = Field(0, description="Tokens at which an example was cut; 0 where an older version made this.")
 
 
 class TrainedWeights(StepRecord):

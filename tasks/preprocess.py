@@ -21,7 +21,7 @@ from tasks.workplace import Workplace
 if TYPE_CHECKING:
     from tasks.registry.tracking import MlflowRun
 
-VERSION = 1
+VERSION = 2
 SPLITS = ("train", "validation")
 
 
@@ -77,6 +77,7 @@ def _build(
         trained_tokens={name: split.trained_tokens for name, split in splits.items()},
         truncated={name: split.truncated for name, split in splits.items()},
         dropped={name: split.dropped for name, split in splits.items()},
+        max_length=recipe.max_length,
     )
 
 

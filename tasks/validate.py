@@ -13,7 +13,7 @@ from tasks.workplace import Workplace
 if TYPE_CHECKING:
     from tasks.registry.tracking import MlflowRun
 
-VERSION = 1
+VERSION = 2
 SOURCES = {"train", "validation", "test"}
 
 

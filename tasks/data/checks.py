@@ -57,6 +57,8 @@ MEANINGS = {
     "id_number": "Chinese identity number with a right check character",
     "mobile_number": "Chinese mobile number",
     "encoding_gb18030": "row of a file that is GB18030, not UTF-8; read as such",
+    "unused_column": "column that nothing reads",
+    "label_not_in_test": "label of training rows that no test row has",
 }
 
 _CONTROL = re.compile(r"[\x00-\x08\x0b\x0c\x0e-\x1f\x7f-\x9f]")

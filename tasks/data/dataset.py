@@ -64,6 +64,8 @@ def _divide(screened: Screened, recipe: DataRecipe, seed: int, advance: Advance)
     }
     divided["train"] = splits.limited(divided["train"], recipe.limit)
     splits.refuse_empty({role: len(records) for role, records in divided.items()}, recipe, screened.verdicts.offences)
+    for label, count in quality.untested_labels(divided["train"], divided["test"]).items():
+        screened.verdicts.note("label_not_in_test", f"{label!r}", f"{count:,} training rows")
     return {role: sorted(records, key=lambda record: record.id) for role, records in divided.items()}
 
 

@@ -93,6 +93,13 @@ def languages(texts: Iterable[str]) -> dict[str, float]:
     return {"Chinese": cjk / total, "Latin": latin / total, "other": max(letters - cjk - latin, 0) / total}
 
 
+def untested_labels(train: Sequence[Record], test: Sequence[Record]) -> dict[str, int]:
+    """Labels of the training answers that no test answer has, with their counts; empty where answers are not labels."""
+    known = labels([record.answer.strip() for record in train])
+    tested = {record.answer.strip() for record in test}
+    return {label: count for label, count in known.counts.items() if label not in tested} if known else {}
+
+
 def labels(answers: Sequence[str]) -> Labels | None:
     """Counts of the answers when they are few and short enough to be labels, None otherwise.
 

@@ -56,7 +56,7 @@ class Verdicts:
     def findings(self, personal_data: PersonalData) -> list[Finding]:
         """What every check found, also nothing, in the order of the checks."""
         actions: dict[str, Action] = {"exact_duplicate": "dropped", "near_duplicate": "kept in one split"}
-        actions["encoding_gb18030"] = "reported"
+        actions |= dict.fromkeys(("encoding_gb18030", "unused_column", "label_not_in_test"), "reported")
         done: dict[PersonalData, Action] = {
             PersonalData.report: "reported",
             PersonalData.redact: "redacted",
@@ -99,6 +99,8 @@ def screen(recipe: DataRecipe, advance: Advance) -> Screened:
         for source in expanded[role]:
             summary, parsed = _entries(source, role, recipe, verdicts)
             summaries.append(summary)
+            for column in summary.unused_columns:
+                verdicts.note("unused_column", summary.name, column)
             entries += parsed
             step(_size(source))
         records[role] = _distinct(entries, verdicts)

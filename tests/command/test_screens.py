@@ -1,5 +1,6 @@
 import importlib.util
 import io
+import json
 from pathlib import Path
 
 import pytest
@@ -55,6 +56,28 @@ def test_a_refusal_is_said_plainly_and_shows_the_way_on(tmp_path: Path, width: i
     assert "No alias that serves was moved" in text
     assert "models:/support-desk@production" not in text
     assert "tuneline promote support-desk 2 --force --reason" in text
+
+
+def notices_on(text: str) -> list[str]:
+    return [line for line in text.splitlines() if line.startswith("! ")]
+
+
+def test_what_was_cut_not_used_or_not_seen_is_said_on_the_last_screen(tmp_path: Path) -> None:
+    done = nouns.retrained(tmp_path)
+    assert notices_on(drawn(screens.retrained(done, Path("r.yaml")), 200)) == []
+    finding = {"check": "unused_column", "meaning": "column that nothing reads", "count": 7}
+    report = {"findings": [{**finding, "offenders": [f"a.jsonl: tool{number}" for number in range(7)]}]}
+    (tmp_path / "report.json").write_text(json.dumps(report), "utf-8")
+    lengths = {"rows": {"train": 65, "validation": 9}, "truncated": {"train": 32}, "dropped": {"train": 3}}
+    done.dataset = done.dataset.model_copy(update={"findings": {"unused_column": 7}})
+    done.tokenized = done.tokenized.model_copy(update={**lengths, "max_length": 256})
+    done.weights = done.weights.model_copy(update={"steps": 12, "tokens": 8_000})
+    lines = notices_on(drawn(screens.retrained(done, Path("r.yaml")), 200))
+    assert len(lines) == 4
+    assert "tool4; and 2 more" in lines[0] and "tool5" not in lines[0]
+    assert "32 of 65 train answers" in lines[1] and "49%" in lines[1] and "256 tokens" in lines[1]
+    assert "3 train records were left out" in lines[2]
+    assert "12 steps are 8% of one pass" in lines[3]
 
 
 def test_the_kept_screen_is_plain_markdown(tmp_path: Path) -> None:

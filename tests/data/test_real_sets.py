@@ -60,7 +60,7 @@ def test_fastchat_sharegpt_answers_one_question_in_many_ways(validate):
     assert found.noun.format == "sharegpt (conversations)"
     assert summary(found) == (
         {"train": 300, "validation": 15, "test": 18, "quarantine": 167},
-        {"contradictory": 167, "near_duplicate": 226},
+        {"contradictory": 167, "near_duplicate": 226, "unused_column": 1},
     )
 
 
@@ -79,6 +79,6 @@ def test_glaive_tool_calls_in_two_languages(validate):
     found = validate(SHARED / "glaive")
     assert summary(found) == (
         {"train": 362, "validation": 43, "test": 57, "quarantine": 63},
-        {"exact_duplicate": 75, "contradictory": 63, "near_duplicate": 9, "email": 20},
+        {"exact_duplicate": 75, "contradictory": 63, "near_duplicate": 9, "email": 20, "unused_column": 2},
     )
     assert [source["unused_columns"] for source in found.report["sources"]] == [["tools"], ["tools"]]

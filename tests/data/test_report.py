@@ -36,6 +36,26 @@ def test_labels_are_counted_where_answers_are_few_and_languages_always(tmp_path,
     assert validate(write_lines(tmp_path / "b.jsonl", alpaca(80))).report["quality"]["labels"] is None
 
 
+def test_labels_that_the_test_rows_lack_are_said(tmp_path, validate):
+    mapping = {"input": "text", "output": "label"}
+    rows = labelled(140)
+    tested = [{"text": f"{row['instruction']}?", "label": "a"} for row in alpaca(30, start=200)]
+    test = write_lines(tmp_path / "test.jsonl", tested)
+    found = validate(write_lines(tmp_path / "a.jsonl", rows), columns=mapping, test=[str(test)])
+    by_check = {finding["check"]: finding for finding in found.report["findings"]}
+    assert by_check["label_not_in_test"]["count"] == 2
+    assert by_check["label_not_in_test"]["action"] == "reported"
+    assert [line[:3] for line in by_check["label_not_in_test"]["offenders"]] == ["'b'", "'c'"]
+    assert validate(write_lines(tmp_path / "b.jsonl", rows), columns=mapping).noun.findings["label_not_in_test"] == 0
+
+
+def test_a_column_that_nothing_reads_is_a_finding(tmp_path, validate):
+    rows = [{**row, "tools": "[]", "mood": "good"} for row in alpaca(60)]
+    found = validate(write_lines(tmp_path / "a.jsonl", rows), slice_columns=["mood"])
+    by_check = {finding["check"]: finding for finding in found.report["findings"]}
+    assert by_check["unused_column"]["offenders"] == ["a.jsonl: tools"]
+
+
 class Tags(html.parser.HTMLParser):
     """Counts tags and finds those left open."""
 
