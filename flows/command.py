@@ -17,14 +17,16 @@ from rich.text import Text
 
 from flows import export, plan
 from flows.logs import logged
-from flows.signals import exit_when_asked
+from flows.servers import flow_command
+from flows.signals import exit_code, exit_when_asked, leave
 from tasks.errors import InvalidRecipe, TunelineError
 from tasks.settings import State, choose_waiting, prepare_environment, state
+from tasks.store import writable
 
 if TYPE_CHECKING:
     from tasks.registry.lookup import Version
 
-OK, FAILED, MISUSED, INTERRUPTED = 0, 1, 2, 130
+OK, FAILED, MISUSED = 0, 1, 2
 
 app = typer.Typer(
     name="tuneline",
@@ -56,15 +58,15 @@ def run(arguments: Sequence[str]) -> int:
     debug = "--debug" in arguments
     try:
         app([argument for argument in arguments if argument != "--debug"], prog_name="tuneline")
-    except SystemExit as end:
-        return end.code if isinstance(end.code, int) else FAILED
-    except KeyboardInterrupt:
-        return INTERRUPTED
+    except (SystemExit, KeyboardInterrupt) as end:
+        return exit_code(end)
     except TunelineError as fault:
         return _report(fault, type(fault).__name__, debug)
     except Exception as fault:
         logging.getLogger("tuneline").debug("unexpected", exc_info=True)
         return _report(fault, f"Unexpected {type(fault).__name__}; --debug shows where", debug)
+    finally:
+        leave()
     return OK
 
 
@@ -94,12 +96,12 @@ def retrain(recipe: RecipeFile, overrides: Overrides = None) -> None:
 
     told, here = load_recipe(recipe, overrides or ()), _prepared()
     choose_waiting(seconds=0.4)
-    from flows import retrain, screens
+    with flow_command(here, "retrain") as log_file:
+        from flows import retrain, screens
 
-    with logged(here, "retrain") as log_file:
-        done = retrain.retrain(told)
-        screen = screens.retrained(done, recipe)
-        (here.root / "last-run.md").write_text(screens.as_markdown(screen, f"Last run: {told.name}"), "utf-8")
+        screen = screens.retrained(retrain.retrain(told), recipe)
+        with writable(here.root):
+            (here.root / "last-run.md").write_text(screens.as_markdown(screen, f"Last run: {told.name}"), "utf-8")
     Console().print(screen)
     Console(stderr=True).print(f"[dim]log: {log_file}[/]", soft_wrap=True)
 
@@ -149,10 +151,10 @@ def evaluate(
     from tasks.recipe_file import load_recipe
 
     told, here = load_recipe(recipe, overrides or ()), _prepared()
-    from flows import screens
-    from flows.evaluate import evaluate_version
+    with flow_command(here, "evaluate"):
+        from flows import screens
+        from flows.evaluate import evaluate_version
 
-    with logged(here, "evaluate"):
         report = evaluate_version(told, version)
     Console().print(screens.evaluated(report))
 
@@ -177,10 +179,10 @@ def promote(
     if force and not reason.strip():
         raise typer.BadParameter("--force needs --reason: the ledger keeps why the policy did not count")
     here = _prepared()
-    from flows import screens
-    from flows.promote import promote_version
+    with flow_command(here, "promote"):
+        from flows import screens
+        from flows.promote import promote_version
 
-    with logged(here, "promote"):
         decision = promote_version(name, version, PromotionTarget(target), force, reason)
     Console().print(screens.decision(decision))
     if not decision.promote:
@@ -198,10 +200,10 @@ def rollback(
     if not reason.strip():
         raise typer.BadParameter("--reason is empty; the ledger keeps why")
     here = _prepared()
-    from flows import screens
-    from flows.rollback import roll_back
+    with flow_command(here, "rollback"):
+        from flows import screens
+        from flows.rollback import roll_back
 
-    with logged(here, "rollback"):
         decision = roll_back(name, reason)
     Console().print(screens.decision(decision))
 
@@ -259,10 +261,9 @@ def fetch_base(name: Annotated[str, typer.Argument(metavar="NAME", help="A model
 )
 def doctor() -> None:
     """Check this machine: versions, memory, GPUs, number formats that are fast here, servers, state folder."""
-    here = _prepared()
     from flows.doctor import examine, screen
 
-    findings = examine(here)
+    findings = examine(state())
     Console().print(screen(findings))
     if any(finding.verdict == "broken" for finding in findings):
         raise typer.Exit(FAILED)

@@ -8,15 +8,17 @@ import shutil
 import sys
 import time
 from collections.abc import Callable, Iterator
+from contextlib import suppress
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
 from rich.table import Table
 
+from flows.servers import check_prefect
 from tasks.credentials import without_credentials
-from tasks.errors import StateUnusable
-from tasks.settings import State, answers, prefect_address
+from tasks.errors import ServiceUnavailable, StateUnusable
+from tasks.settings import State, answers, make_private, prefect_address, prepare_environment
 from tasks.store import writable
 
 Verdict = Literal["good", "note", "broken"]
@@ -53,6 +55,8 @@ class Finding(NamedTuple):
 
 def examine(state: State) -> list[Finding]:
     """Look at everything, a few seconds; a fault of one thing does not hide the others."""
+    with suppress(StateUnusable):  # which disk() says
+        prepare_environment(state)
     return [*versions(), *machine(), *disk(state), *devices(), *servers(state)]
 
 
@@ -119,6 +123,7 @@ def disk(state: State) -> Iterator[Finding]:
     """Whether the state folder can be written, and how much room it has."""
     probe = state.root / f".doctor-{os.getpid()}"
     try:
+        make_private(state.root)
         with writable(state.root):
             probe.write_text("ok", "utf-8")
             probe.unlink()
@@ -203,19 +208,25 @@ def matmul_speed(name: str, device: str) -> float:
 
 def servers(state: State) -> Iterator[Finding]:
     """Which Prefect and which MLflow this state uses, and whether they answer."""
-    from urllib.parse import urlsplit
-
     address = os.environ.get("PREFECT_API_URL", "")
     if not address:
-        yield Finding("Prefect", f"a temporary server for each flow run, history in {state.prefect_home}")
-    elif address == prefect_address(state):
-        yield Finding("Prefect", f"{without_credentials(address)}, the server of tuneline ui")
+        yield Finding("Prefect", f"a temporary server for each command, history in {state.prefect_home}")
     else:
-        yield reachable("Prefect", address, f"{urlsplit(address).path.rstrip('/')}/health")
+        whose = "the server of tuneline ui" if address == prefect_address(state) else "answers"
+        yield prefect_server(f"{without_credentials(address)}, {whose}")
     if state.tracking_uri.startswith(("http://", "https://")):
         yield reachable("MLflow", state.tracking_uri, "/health")
     else:
         yield Finding("MLflow", f"{without_credentials(state.tracking_uri)}, artifacts in {state.artifacts}")
+
+
+def prefect_server(found: str) -> Finding:
+    """Whether the Prefect server of PREFECT_API_URL answers this process."""
+    try:
+        check_prefect()
+    except ServiceUnavailable as fault:
+        return Finding("Prefect", str(fault), "broken")
+    return Finding("Prefect", found)
 
 
 def reachable(what: str, address: str, health: str) -> Finding:

@@ -16,8 +16,9 @@ from rich.console import Console
 from rich.panel import Panel
 from rich.text import Text
 
+from flows.servers import guarded
 from tasks.errors import PermanentError, ServiceUnavailable
-from tasks.settings import EPHEMERAL, State, answers, prefect_address
+from tasks.settings import AUTH, EPHEMERAL, SERVER_AUTH, State, answers, auth_string, prefect_address
 from tasks.store import writable
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -38,6 +39,18 @@ class Children:
     def __init__(self, logs: Path, environment: Mapping[str, str]) -> None:
         self.logs, self.environment = logs, dict(environment)
         self.running: dict[str, subprocess.Popen[bytes]] = {}
+        self.asked_to_end = False
+
+    def pause(self, seconds: float = 0.3) -> None:
+        """Wait a moment; raises Signalled after a signal, ServiceUnavailable where a child has ended by itself."""
+        time.sleep(seconds)
+        if self.asked_to_end:
+            raise Signalled
+        self.check()
+
+    def on_signal(self, *_: object) -> None:
+        """Note a signal. It raises nothing, so it is neither lost in a callback nor in the way of the ending."""
+        self.asked_to_end = True
 
     def __enter__(self) -> Self:
         self.logs.mkdir(parents=True, exist_ok=True)
@@ -58,7 +71,12 @@ class Children:
     def finish(self, name: str, command: Sequence[str]) -> None:
         """Start a process and wait for its success."""
         self.start(name, command)
-        if self.running.pop(name).wait(STARTING_SECONDS):
+        process = self.running.pop(name)
+        try:
+            self.wait_for(name, lambda: process.poll() is not None)
+        finally:
+            end(process)
+        if process.returncode:
             raise PermanentError(f"{' '.join(command[1:])} failed:\n{self.tail(name)}")
 
     def log(self, name: str) -> Path:
@@ -76,14 +94,13 @@ class Children:
             if process.poll() is not None:
                 raise ServiceUnavailable(f"{name} ended with code {process.returncode}:\n{self.tail(name)}")
 
-    def wait_for(self, name: str, healthy: Callable[[], bool]) -> None:
-        """Wait until a server answers; raises ServiceUnavailable where it ends or takes too long."""
+    def wait_for(self, name: str, ready: Callable[[], bool]) -> None:
+        """Wait until a child is ready; raises ServiceUnavailable where one ends by itself or it takes too long."""
         until = time.monotonic() + STARTING_SECONDS
-        while not healthy():
-            self.check()
+        while not ready():
             if time.monotonic() > until:
-                raise ServiceUnavailable(f"{name} did not answer in {STARTING_SECONDS} s:\n{self.tail(name)}")
-            time.sleep(0.3)
+                raise ServiceUnavailable(f"{name} was not ready in {STARTING_SECONDS} s:\n{self.tail(name)}")
+            self.pause()
 
 
 def end(process: subprocess.Popen[bytes]) -> None:
@@ -125,27 +142,27 @@ def serve(state: State, console: Console) -> None:
     """
     if address := prefect_address(state):
         raise PermanentError(f"{state.root} is served already: {address}. Look there, or end that `tuneline ui` first.")
-    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
-        signal.signal(number, _leave)
     prefect = free_port(int(os.environ.get("PREFECT_SERVER_API_PORT", "4200")))
     mlflow = free_port(int(os.environ.get("MLFLOW_PORT", "5000")))
-    with writable(state.root), Children(state.logs, environment(state, prefect)) as children:
+    password = os.environ.get(SERVER_AUTH) or auth_string(state)
+    with writable(state.root), Children(state.logs, environment(state, prefect, password)) as children:
+        for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+            signal.signal(number, children.on_signal)
         try:
             pids = _start_servers(children, state, prefect, mlflow, console)
             _deploy(children, console)
             pids["worker"] = children.start("worker", [*PREFECT, "worker", "start", "--pool", POOL, "--name", POOL])
             _write_ui_file(state, pids, {"prefect": prefect, "mlflow": mlflow})
-            console.print(_welcome(state, prefect, mlflow))
+            console.print(_welcome(state, prefect, mlflow, password if console.is_terminal else ""))
             while True:
-                time.sleep(1)
-                children.check()
+                children.pause(1)
         except Signalled:
             console.print("Ending the servers and the worker.")
         finally:
             state.ui_file.unlink(missing_ok=True)
 
 
-def environment(state: State, prefect: int) -> dict[str, str]:
+def environment(state: State, prefect: int, password: str) -> dict[str, str]:
     """What servers, worker and the flow runs it starts are told; a temporary server's switches are not for them."""
     kept = {name: value for name, value in os.environ.items() if name not in EPHEMERAL}
     return {
@@ -162,14 +179,10 @@ def environment(state: State, prefect: int) -> dict[str, str]:
         "PREFECT_SERVER_API_HOST": "127.0.0.1",
         "PREFECT_SERVER_API_PORT": str(prefect),
         "MLFLOW_BACKEND_STORE_URI": state.tracking_uri,
+        **guarded(prefect, password),
+        # A password that the user has set belongs to the server that the user has named: not to this one.
+        AUTH: password,
     }
-
-
-def _leave(*_: object) -> None:
-    # Once is enough: a second signal must not interrupt the ending of the children.
-    for other in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
-        signal.signal(other, signal.SIG_IGN)
-    raise Signalled
 
 
 def _start_servers(children: Children, state: State, prefect: int, mlflow: int, console: Console) -> dict[str, int]:
@@ -215,10 +228,11 @@ def _write_ui_file(state: State, pids: Mapping[str, int], ports: Mapping[str, in
     temporary.replace(state.ui_file)
 
 
-def _welcome(state: State, prefect: int, mlflow: int) -> Panel:
+def _welcome(state: State, prefect: int, mlflow: int, password: str) -> Panel:
     remote = state.tracking_uri.startswith(("http://", "https://"))
     lines = [
         ("Prefect  ", f"http://127.0.0.1:{prefect}/v2/deployments"),
+        ("", f"  It asks once for a password: {password or f'see {SERVER_AUTH}, else {state.auth_file}'}"),
         ("", "  retrain → Run → Custom run: change the recipe in the form, press Submit."),
         ("", "  Runs: each step, its log and its reports (tab Artifacts). retrain also runs at 02:00 UTC."),
         ("MLflow   ", state.tracking_uri if remote else f"http://127.0.0.1:{mlflow}"),

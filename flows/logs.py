@@ -6,7 +6,7 @@ import sys
 import time
 import warnings
 from collections.abc import Iterator
-from contextlib import closing, contextmanager
+from contextlib import closing, contextmanager, suppress
 from pathlib import Path
 from typing import TextIO
 
@@ -38,6 +38,25 @@ class _Terminal(logging.StreamHandler[TextIO]):
         return sys.stderr
 
 
+class _LogFile(logging.FileHandler):
+    """A log file on a disk that may fill up: that is said once, and never in the place of what the command says."""
+
+    said = False
+
+    def handleError(self, record: logging.LogRecord) -> None:  # noqa: N802 - logging's name
+        fault = sys.exc_info()[1]
+        if not isinstance(fault, OSError):
+            super().handleError(record)
+        elif not self.said:
+            self.said = True
+            with suppress(OSError):
+                sys.stderr.write(f"{self.baseFilename}: lines are missing from here on: {fault.strerror}\n")
+
+    def close(self) -> None:
+        with suppress(OSError):
+            super().close()
+
+
 @contextmanager
 def logged(state: State, command: str) -> Iterator[Path]:
     """Log `tuneline` at INFO to stderr and to `<state>/logs/<command>-<time>.log`, whose path is given.
@@ -49,7 +68,7 @@ def logged(state: State, command: str) -> Iterator[Path]:
     path = state.logs / f"{command}-{time.strftime('%Y%m%d-%H%M%S')}-{os.getpid()}.log"
     with writable(state.root):
         path.parent.mkdir(parents=True, exist_ok=True)
-        in_file: logging.Handler = logging.FileHandler(path, encoding="utf-8")
+        in_file: logging.Handler = _LogFile(path, encoding="utf-8")
     in_file.setFormatter(logging.Formatter("%(asctime)s %(levelname)-7s %(name)s: %(message)s"))
     on_terminal, errors = _Terminal(), _Terminal()
     for handler in (on_terminal, errors):

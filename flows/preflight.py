@@ -4,7 +4,6 @@ import os
 import shutil
 from pathlib import Path
 
-from flows.signals import watch_server
 from tasks.adapters import check_adapters
 from tasks.data.dataset import source_digest
 from tasks.errors import InvalidBaseModel, PermanentError, StateUnusable
@@ -29,7 +28,6 @@ def preflight(recipe: Recipe, evaluated: str = "") -> Workplace:
     """
     here = state()
     prepare_environment(here)
-    watch_server()
     policy.load(Path(recipe.promotion.policy))
     sources = source_digest(recipe.data)
     _check_base(recipe.base)

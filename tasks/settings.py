@@ -6,10 +6,14 @@ Nothing heavy is imported here: a look-up pays for this module too.
 import json
 import logging
 import os
+import secrets
+import stat
+import tempfile
 from dataclasses import dataclass
 from pathlib import Path
 
 from tasks.credentials import WithoutCredentials, split_login
+from tasks.errors import StateUnusable
 
 SERVERS = {
     "PREFECT_SERVER_ANALYTICS_ENABLED": "false",
@@ -25,7 +29,12 @@ SERVERS = {
     "GIT_PYTHON_REFRESH": "quiet",
     "TOKENIZERS_PARALLELISM": "false",
 }
+AUTH = "PREFECT_API_AUTH_STRING"
+"""What this process says to Prefect's server, as `user:password`."""
+SERVER_AUTH = "PREFECT_SERVER_API_AUTH_STRING"
+"""What a Prefect server that this process starts asks for."""
 BUSY_PERCENT = 20.0
+log = logging.getLogger("tuneline")
 EPHEMERAL = {
     "PREFECT_SERVER_REGISTER_BLOCKS_ON_START": "false",
     "PREFECT_SERVER_SERVICES_SCHEDULER_ENABLED": "false",
@@ -90,6 +99,11 @@ class State:
         """Ports and process ids of the servers of `tuneline ui`, while they run."""
         return self.root / "ui.json"
 
+    @property
+    def auth_file(self) -> Path:
+        """What the Prefect server of `tuneline ui` asks for, while SERVER_AUTH is not set."""
+        return self.root / "prefect-auth"
+
 
 def state() -> State:
     """The state folder of this process: $TUNELINE_HOME, or .tuneline in the working folder; absolute."""
@@ -97,25 +111,69 @@ def state() -> State:
 
 
 def prepare_environment(state: State) -> None:
-    """Set what Prefect and MLflow read when they are imported; what the user has set stays.
+    """Make the state folder, and set what Prefect and MLflow read when they are imported; what the user has set stays.
 
     Call it before either library is imported. INFO lines of `tuneline` pass from here on, so that a run page has them.
+    Raises StateUnusable where the state folder cannot be made, or belongs to another account.
     """
-    chosen = {**SERVERS, "TUNELINE_HOME": str(state.root), "PREFECT_HOME": str(state.prefect_home)}
-    if not os.environ.get("PREFECT_API_URL"):
-        url = prefect_address(state)
-        chosen |= {"PREFECT_API_URL": url} if url else EPHEMERAL
+    chosen = {**SERVERS, "TUNELINE_HOME": str(state.root)}
+    if not os.environ.get("PREFECT_HOME"):
+        # A state folder that came from somewhere else must not choose the server that flow runs are sent to.
+        chosen |= {"PREFECT_HOME": str(state.prefect_home), "PREFECT_PROFILES_PATH": os.devnull}
     for name, value in chosen.items():
         os.environ.setdefault(name, value)
     if login := split_login(os.environ.get("MLFLOW_TRACKING_URI", ""))[1]:
         os.environ.setdefault("MLFLOW_TRACKING_USERNAME", login.user)
         os.environ.setdefault("MLFLOW_TRACKING_PASSWORD", login.password)
-    log = logging.getLogger("tuneline")
     log.setLevel(logging.INFO)
     if not any(isinstance(each, WithoutCredentials) for each in log.filters):
         log.addFilter(WithoutCredentials())
     # Without a network bitsandbytes says at each import that a faster kernel was not fetched.
     logging.getLogger("bitsandbytes.backends.cpu.ops").setLevel(logging.ERROR)
+    make_private(state.root)
+    if os.environ.get("PREFECT_API_URL"):
+        return
+    if address := prefect_address(state):
+        # The user's own AUTH belongs to the user's own PREFECT_API_URL.
+        os.environ |= {"PREFECT_API_URL": address, AUTH: os.environ.get(SERVER_AUTH) or auth_string(state)}
+    else:
+        for name, value in EPHEMERAL.items():
+            os.environ.setdefault(name, value)
+
+
+def make_private(root: Path) -> None:
+    """Make the state folder, or close an existing one to other accounts: it holds records, passwords and models.
+
+    Raises StateUnusable where it cannot be made, or belongs to another account.
+    """
+    from tasks.store import writable
+
+    with writable(root.parent):
+        root.mkdir(mode=0o700, exist_ok=True)
+        owner, mode = root.stat().st_uid, _mode(root)
+        if hasattr(os, "geteuid") and owner != os.geteuid():
+            raise StateUnusable(
+                f"{root}: belongs to another account (user id {owner}, this one is {os.geteuid()}), which could change "
+                "what is registered and promoted here. Point TUNELINE_HOME to a folder of your own."
+            )
+        if mode & 0o077:
+            root.chmod(0o700)
+            log.warning("%s was open to other accounts (mode %04o); its mode is %04o now.", root, mode, _mode(root))
+
+
+def _mode(path: Path) -> int:
+    return stat.S_IMODE(path.stat().st_mode)
+
+
+def auth_string(state: State) -> str:
+    """What this state's Prefect server asks for: random, made once, in a file that only this account can read."""
+    path = state.auth_file
+    if not (path.is_file() and path.stat().st_size and _mode(path) == 0o600):
+        descriptor, name = tempfile.mkstemp(dir=state.root, prefix=f".{path.name}-")
+        with os.fdopen(descriptor, "w", encoding="utf-8") as stream:
+            stream.write(f"tuneline:{secrets.token_urlsafe(32)}")
+        Path(name).replace(path)
+    return path.read_text("utf-8")
 
 
 def choose_waiting(seconds: float) -> None:
