@@ -69,8 +69,8 @@ def reach_prefect(state: State, module: str = "prefect") -> None:
     temporary one starts; PermanentError where one of Prefect's settings files names a server.
     """
     if os.environ.get("PREFECT_API_URL"):
-        importlib.import_module(module)
         check_prefect()
+        importlib.import_module(module)
         return
     server = TemporaryServer(state)
     # The server starts while what takes seconds is imported; Prefect reads its settings when it is.

@@ -120,6 +120,8 @@ def prepare_environment(state: State) -> None:
     if not os.environ.get("PREFECT_HOME"):
         # A state folder that came from somewhere else must not choose the server that flow runs are sent to.
         chosen |= {"PREFECT_HOME": str(state.prefect_home), "PREFECT_PROFILES_PATH": os.devnull}
+        if (profiles := state.prefect_home / "profiles.toml").exists():
+            log.warning("%s is not read; set PREFECT_API_URL to use a server.", profiles)
     for name, value in chosen.items():
         os.environ.setdefault(name, value)
     if login := split_login(os.environ.get("MLFLOW_TRACKING_URI", ""))[1]:
