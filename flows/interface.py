@@ -153,7 +153,7 @@ def serve(state: State, console: Console) -> None:
             _deploy(children, console)
             pids["worker"] = children.start("worker", [*PREFECT, "worker", "start", "--pool", POOL, "--name", POOL])
             _write_ui_file(state, pids, {"prefect": prefect, "mlflow": mlflow})
-            console.print(_welcome(state, prefect, mlflow, password if console.is_terminal else ""))
+            console.print(welcome(state, prefect, mlflow, password if console.is_terminal else ""))
             while True:
                 children.pause(1)
         except Signalled:
@@ -228,7 +228,8 @@ def _write_ui_file(state: State, pids: Mapping[str, int], ports: Mapping[str, in
     temporary.replace(state.ui_file)
 
 
-def _welcome(state: State, prefect: int, mlflow: int, password: str) -> Panel:
+def welcome(state: State, prefect: int, mlflow: int, password: str) -> Panel:
+    """Where the pages are and what they ask for; without a `password` it is only said where that lies."""
     remote = state.tracking_uri.startswith(("http://", "https://"))
     lines = [
         ("Prefect  ", f"http://127.0.0.1:{prefect}/v2/deployments"),

@@ -1,7 +1,9 @@
+import io
 import json
 import os
 import signal
 import socket
+import sqlite3
 import subprocess
 import sys
 import time
@@ -9,11 +11,13 @@ from pathlib import Path
 
 import psutil
 import pytest
+from rich.console import Console
 
 from flows import interface
-from flows.interface import Children, environment, free_port
+from flows.interface import Children, Signalled, environment, free_port
 from tasks.errors import PermanentError, ServiceUnavailable
 from tasks.settings import EPHEMERAL, State, answers, prefect_address
+from tests.command.web_page import ask, refuses_web_pages
 
 SLEEP = "import time; time.sleep(60)"
 FAMILY = f"import subprocess, sys; subprocess.Popen([sys.executable, '-c', '{SLEEP}']); {SLEEP}"
@@ -30,10 +34,36 @@ def test_a_taken_port_is_passed_over() -> None:
 def test_servers_are_not_told_the_switches_of_a_temporary_one(tmp_path: Path, monkeypatch) -> None:
     for name, value in EPHEMERAL.items():
         monkeypatch.setenv(name, value)
-    told = environment(State(tmp_path), 4299)
+    told = environment(State(tmp_path), 4299, "tuneline:x")
     assert not EPHEMERAL.keys() & told.keys()
     assert told["PREFECT_API_URL"] == "http://127.0.0.1:4299/api"
     assert told["TUNELINE_HOME"] == str(tmp_path)
+
+
+def test_servers_ask_for_the_password_and_worker_and_flow_runs_have_it(tmp_path: Path, monkeypatch) -> None:
+    """Also where the user has set a password: that one belongs to the server that the user has named."""
+    monkeypatch.setenv("PREFECT_API_URL", "http://prefect.example/api")
+    monkeypatch.setenv("PREFECT_API_AUTH_STRING", "somebody:elses")
+    told = environment(State(tmp_path), 4299, "tuneline:x")
+    assert told["PREFECT_API_AUTH_STRING"] == told["PREFECT_SERVER_API_AUTH_STRING"] == "tuneline:x"
+    origins = told["PREFECT_SERVER_CORS_ALLOWED_ORIGINS"].split(",")
+    assert origins == ["http://127.0.0.1:4299", "http://localhost:4299"]
+
+
+def test_the_welcome_names_the_password_on_a_terminal_and_else_where_it_lies(tmp_path: Path) -> None:
+    for password, said in (("tuneline:x", "tuneline:x"), ("", str(State(tmp_path).auth_file))):
+        console = Console(width=300, file=io.StringIO())
+        console.print(interface.welcome(State(tmp_path), 4200, 5000, password))
+        assert said in console.file.getvalue()
+
+
+def test_a_signal_to_the_pages_is_noted_wherever_it_arrives_and_ends_what_waits(tmp_path: Path) -> None:
+    with Children(tmp_path, os.environ) as children:
+        children.on_signal()
+        with pytest.raises(Signalled):
+            children.finish("deploy", [sys.executable, "-c", SLEEP])
+        with pytest.raises(Signalled):
+            children.pause(0)
 
 
 def test_children_and_what_they_started_end_together(tmp_path: Path) -> None:
@@ -60,7 +90,7 @@ def test_a_command_that_fails_is_reported_with_its_last_words(tmp_path: Path) ->
 
 
 @pytest.mark.slow
-def test_both_pages_come_up_twice_over_one_state_and_nothing_stays(tmp_path: Path) -> None:
+def test_both_pages_come_up_twice_over_one_state_let_no_page_in_and_nothing_stays(tmp_path: Path) -> None:
     told = {name: value for name, value in os.environ.items() if not name.startswith(("PREFECT_", "MLFLOW_"))}
     told |= {"TUNELINE_HOME": str(tmp_path), "PYTHONPATH": str(interface.ROOT)}
     command = [sys.executable, "-c", "from flows.command import main; main()", "ui"]
@@ -75,7 +105,33 @@ def test_both_pages_come_up_twice_over_one_state_and_nothing_stays(tmp_path: Pat
             assert answers(servers["mlflow"]["port"], "/health")
             family = psutil.Process(serving.pid).children(recursive=True)
             assert len(family) >= 3
+            if number == signal.SIGTERM:
+                password = here.auth_file.read_text("utf-8")
+                refuses_web_pages(servers["prefect"]["port"], password)
+                mlflow_refuses_web_pages(servers["mlflow"]["port"])
+                a_second_shell_uses_the_server(here, told)
+                assert not any(password in " ".join(process.cmdline()) for process in family)
             serving.send_signal(number)
             assert serving.wait(60) == 0
+            said = serving.stdout.read()
+            assert str(here.auth_file) in said and password not in said
         assert psutil.wait_procs(family, timeout=5)[1] == []
         assert not here.ui_file.exists()
+
+
+def mlflow_refuses_web_pages(port: int) -> None:
+    body = {"name": "evil"}
+    path = "/api/2.0/mlflow/experiments/create"
+    assert ask(port, "POST", path, body, Origin="http://evil.example") == 403
+    assert ask(port, "POST", path, body, Origin="http://evil.example", Host=f"evil.example:{port}") == 403
+
+
+def a_second_shell_uses_the_server(here: State, told: dict[str, str]) -> None:
+    """A command finds server and password by itself: its flow run stands on the page."""
+    command = [sys.executable, "-c", "from flows.command import main; main()", "rollback", "nobody", "--reason", "x"]
+    done = subprocess.run(command, env=told, cwd=interface.ROOT, capture_output=True, text=True, timeout=200)
+    assert "UnknownVersion" in done.stderr, done.stderr
+    with sqlite3.connect(here.prefect_home / "prefect.db") as history:
+        runs = history.execute("select name, state_type from flow_run").fetchall()
+    assert runs == [("nobody", "FAILED")]
+    assert not list(here.logs.glob("server-*"))

@@ -1,6 +1,5 @@
 """The Prefect server of a command, as a web page, another account and a kill see it: real processes throughout."""
 
-import base64
 import json
 import os
 import signal
@@ -8,7 +7,6 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator
-from http.client import HTTPConnection
 from pathlib import Path
 from typing import NamedTuple
 
@@ -17,6 +15,7 @@ import pytest
 
 from flows.servers import check_prefect, without_credentials
 from tasks.errors import ServiceUnavailable
+from tests.command.web_page import refuses_web_pages
 
 ROOT = Path(__file__).resolve().parents[2]
 WAITS = """
@@ -74,33 +73,6 @@ def served(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Served]:
         url, password = line.split()
         yield Served(int(url.split(":")[2].split("/")[0]), password, process)
         process.terminate()
-
-
-def ask(port: int, method: str, path: str, body: object = None, **headers: str) -> int:
-    """The status of one request; `_` in a header's name is a hyphen."""
-    connection = HTTPConnection("127.0.0.1", port, timeout=20)
-    sent = {name.replace("_", "-"): value for name, value in headers.items()}
-    connection.request(method, path, json.dumps(body), {"Content-Type": "application/json", **sent})
-    status = connection.getresponse().status
-    connection.close()
-    return status
-
-
-def basic(password: str) -> str:
-    return f"Basic {base64.b64encode(password.encode()).decode()}"
-
-
-def refuses_web_pages(port: int, password: str) -> None:
-    """A page of another origin, and one whose name was pointed at this machine, get no further than the door."""
-    foreign = {"Origin": "http://evil.example", "Host": f"evil.example:{port}"}
-    preflight = {"Access_Control_Request_Method": "POST", "Access_Control_Request_Headers": "content-type"}
-    assert ask(port, "OPTIONS", "/api/deployments/", **foreign, **preflight) == 400
-    assert ask(port, "OPTIONS", "/api/deployments/", Origin=f"http://127.0.0.1:{port}", **preflight) == 200
-    assert ask(port, "POST", "/api/flows/", {"name": "evil"}, **foreign) == 401
-    assert ask(port, "POST", "/api/flows/", {"name": "evil"}, Authorization=basic("tuneline:guess"), **foreign) == 401
-    assert ask(port, "POST", "/api/artifacts/filter", {}) == 401
-    assert ask(port, "POST", "/api/flows/", {"name": "good"}, Authorization=basic(password)) == 201
-    assert ask(port, "GET", "/api/health") == 200
 
 
 def first_event(port: int, token: str) -> str:

@@ -8,7 +8,18 @@ from pathlib import Path
 
 import pytest
 
-from tasks.settings import EPHEMERAL, State, prefect_address, prepare_environment, state
+from tasks.errors import StateUnusable
+from tasks.settings import (
+    AUTH,
+    EPHEMERAL,
+    SERVER_AUTH,
+    State,
+    auth_string,
+    make_private,
+    prefect_address,
+    prepare_environment,
+    state,
+)
 
 
 @pytest.fixture
@@ -87,6 +98,91 @@ def test_a_server_of_a_process_that_is_gone_is_not_used(bare: State, server: int
     gone.wait()
     bare.ui_file.write_text(json.dumps({"prefect": {"port": server, "pid": gone.pid}}))
     assert prefect_address(bare) is None
+
+
+def test_the_running_ui_is_told_its_password_also_from_a_second_shell(bare: State, server: int) -> None:
+    bare.ui_file.write_text(json.dumps({"prefect": {"port": server, "pid": os.getpid()}}))
+    kept = auth_string(bare)
+    os.environ[AUTH] = "somebody:elses"
+    prepare_environment(bare)
+    assert os.environ[AUTH] == kept
+    prepare_environment(bare)
+    assert os.environ[AUTH] == kept
+
+
+def test_a_password_that_the_user_chose_for_the_ui_is_used(bare: State, server: int) -> None:
+    bare.ui_file.write_text(json.dumps({"prefect": {"port": server, "pid": os.getpid()}}))
+    os.environ[SERVER_AUTH] = "ann:chosen"
+    prepare_environment(bare)
+    assert os.environ[AUTH] == "ann:chosen"
+    assert not bare.auth_file.exists()
+
+
+def test_the_password_of_this_state_goes_to_no_server_that_the_user_named(bare: State, server: int) -> None:
+    bare.ui_file.write_text(json.dumps({"prefect": {"port": server, "pid": os.getpid()}}))
+    auth_string(bare)
+    os.environ["PREFECT_API_URL"] = "http://prefect.example/api"
+    prepare_environment(bare)
+    assert AUTH not in os.environ and SERVER_AUTH not in os.environ
+
+
+def test_the_password_is_random_made_once_and_readable_by_its_owner_only(tmp_path: Path) -> None:
+    one, other = State(tmp_path / "one"), State(tmp_path / "other")
+    for kept in (one, other):
+        make_private(kept.root)
+    first = auth_string(one)
+    assert first == auth_string(one) != auth_string(other)
+    assert first.startswith("tuneline:") and len(first) > 45
+    assert one.auth_file.stat().st_mode & 0o777 == 0o600
+    assert list(one.root.iterdir()) == [one.auth_file]
+
+
+@pytest.mark.parametrize("spoilt", ["readable by others", "empty"])
+def test_a_password_that_others_may_know_or_that_is_none_is_made_anew(spoilt: str, tmp_path: Path) -> None:
+    kept = State(tmp_path)
+    before = auth_string(kept)
+    if spoilt == "empty":
+        kept.auth_file.write_text("")
+    else:
+        kept.auth_file.chmod(0o644)
+    assert auth_string(kept) not in ("", before)
+    assert kept.auth_file.stat().st_mode & 0o777 == 0o600
+
+
+def test_a_profile_that_lies_in_the_state_folder_is_not_read_and_that_is_said(tmp_path: Path) -> None:
+    profiles = tmp_path / "prefect" / "profiles.toml"
+    profiles.parent.mkdir()
+    profiles.write_text('active = "x"\n[profiles.x]\nPREFECT_API_URL = "http://127.0.0.1:9911/api"\n', "utf-8")
+    code = (
+        "from tasks.settings import prepare_environment, state; prepare_environment(state());"
+        "from prefect.settings import PREFECT_API_URL; print(PREFECT_API_URL.value())"
+    )
+    told = {name: value for name, value in os.environ.items() if not name.startswith("PREFECT_")}
+    told |= {"TUNELINE_HOME": str(tmp_path), "PYTHONPATH": str(Path(__file__).parents[2])}
+    done = subprocess.run([sys.executable, "-c", code], env=told, capture_output=True, text=True, check=True)
+    assert done.stdout == "None\n"
+    assert f"{profiles} is not read" in done.stderr
+
+
+def test_the_state_folder_is_the_owners_alone_whoever_made_it_before(bare: State, caplog) -> None:
+    fresh = State(bare.root / "fresh")
+    prepare_environment(fresh)
+    assert fresh.root.stat().st_mode & 0o777 == 0o700
+    assert not caplog.records
+    old = State(bare.root / "old")
+    old.root.mkdir(mode=0o755)
+    prepare_environment(old)
+    assert old.root.stat().st_mode & 0o777 == 0o700
+    assert "0755" in caplog.text and str(old.root) in caplog.text
+
+
+@pytest.mark.skipif(not hasattr(os, "geteuid") or os.geteuid() != 0, reason="only root can give a folder away")
+def test_a_state_folder_of_another_account_is_refused_before_anything_in_it_is_read(bare: State, server: int) -> None:
+    bare.ui_file.write_text(json.dumps({"prefect": {"port": server, "pid": os.getpid()}}))
+    os.chown(bare.root, 12345, 12345)
+    with pytest.raises(StateUnusable, match="12345"):
+        prepare_environment(bare)
+    assert "PREFECT_API_URL" not in os.environ
 
 
 def test_settings_import_nothing_heavy() -> None:
