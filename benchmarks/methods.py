@@ -15,6 +15,7 @@ from pydantic import BaseModel, ConfigDict
 from benchmarks.gpu.page import Results
 from benchmarks.kept import Kept, options
 from benchmarks.methods_page import page, plot
+from flows.servers import reach_prefect
 from tasks.artifacts import Estimate, MergeCandidate, Parity
 from tasks.recipe import Recipe
 from tasks.recipe_file import load_recipe
@@ -88,6 +89,7 @@ def main(words: list[str] | None = None) -> int:
         os.environ.setdefault("TUNELINE_HOME", str(ROOT / ".tuneline" / "methods"))
         _share_bases(ROOT / ".tuneline" / "bases", state().root / "bases")
         prepare_environment(state())
+        reach_prefect(state())
         from benchmarks.methods_flow import measure
 
         names = told.only or METHODS

@@ -8,6 +8,7 @@ import sys
 from datetime import UTC, datetime
 from pathlib import Path
 
+from flows.servers import reach_prefect
 from tasks.settings import prepare_environment, state
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -33,6 +34,7 @@ def main() -> int:
         print(f"{DATA} is not there: the real sets are not run, docs/results.md stays as it is.")
         return 0
     prepare_environment(state())
+    reach_prefect(state())
     from flows.retrain import retrain
     from tasks.data.dataset import load_split
     from tasks.recipe_file import load_recipe

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING
 from pydantic import BaseModel, ConfigDict
 
 from benchmarks.kept import Kept, options
+from flows.servers import reach_prefect
 from tasks.artifacts import Estimate
 from tasks.evaluation.wording import label
 from tasks.recipe_file import load_recipe
@@ -232,6 +233,7 @@ def main(words: list[str] | None = None) -> int:
     if not told.page:
         choose_waiting(1.0)
         prepare_environment(state())
+        reach_prefect(state())
         found = RESULTS.measure(
             told.only or SCENARIOS,
             lambda name: measure(load_recipe(ROOT / "recipes" / f"{name}.yaml")),

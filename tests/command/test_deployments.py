@@ -76,6 +76,43 @@ def test_compose_refers_only_to_what_it_defines() -> None:
     assert environment["MLFLOW_TRACKING_URI"] == "http://mlflow:5000"
 
 
+def test_compose_lets_no_web_page_in_and_keeps_secrets_out_of_addresses() -> None:
+    text = (FOLDER / "compose.yaml").read_text("utf-8")
+    services = yaml.safe_load(text)["services"]
+    server, worker = services["prefect"]["environment"], services["worker"]["environment"]
+    assert server["PREFECT_SERVER_API_AUTH_STRING"] == "${PREFECT_API_AUTH_STRING}"
+    assert worker["PREFECT_API_AUTH_STRING"].startswith("${PREFECT_API_AUTH_STRING:?")
+    assert server["PREFECT_SERVER_CORS_ALLOWED_ORIGINS"] == "http://127.0.0.1:4200,http://localhost:4200"
+    assert "PREFECT_API_AUTH_STRING" not in services["mlflow"]["environment"]
+    assert "PASSWORD}@" not in text
+    for service in services.values():
+        assert service["security_opt"] == ["no-new-privileges:true"]
+    for name in ("prefect", "mlflow", "worker"):
+        assert services[name]["cap_drop"] == ["ALL"]
+
+
+def test_prefect_reads_the_database_of_compose_whatever_its_password_is(monkeypatch: pytest.MonkeyPatch) -> None:
+    from prefect.settings import Settings
+    from sqlalchemy.engine import make_url
+
+    services = yaml.safe_load((FOLDER / "compose.yaml").read_text("utf-8"))["services"]
+    database = {key: value for key, value in services["prefect"]["environment"].items() if "_DATABASE_" in key}
+    assert len(database) == 6
+    for name, value in database.items():
+        monkeypatch.setenv(name, "p@ss/w:rd" if value == "${POSTGRES_PASSWORD}" else value)
+    url = make_url(Settings().server.database.connection_url.get_secret_value())
+    assert (url.password, url.host, url.port, url.database) == ("p@ss/w:rd", "postgres", 5432, "prefect")
+
+
+def test_the_image_runs_as_nobody_special_and_is_built_from_what_it_copies_only() -> None:
+    lines = (FOLDER / "Dockerfile").read_text("utf-8").splitlines()
+    assert [line for line in lines if line.startswith("USER")] == ["USER tuneline"]
+    copied = {name for line in lines if line.startswith("COPY") for name in line.split()[1:-1]}
+    ignored = (FOLDER.parent / ".dockerignore").read_text("utf-8").splitlines()
+    assert "*" in ignored
+    assert {line[1:] for line in ignored if line.startswith("!")} == copied
+
+
 def test_the_image_copies_only_what_is_there() -> None:
     lines = (FOLDER / "Dockerfile").read_text("utf-8").splitlines()
     copied = [name for line in lines if line.startswith("COPY") for name in line.split()[1:-1]]
