@@ -167,6 +167,7 @@ def own_environment(patch: pytest.MonkeyPatch, shop: Shop) -> None:
     for name in ("MLFLOW_TRACKING_URI", "PREFECT_HOME"):
         patch.delenv(name, raising=False)
     patch.setenv("TUNELINE_HOME", str(shop.state.root))
+    patch.setenv("PREFECT_API_URL", shop.prefect)
 
 
 @pytest.fixture
