@@ -13,9 +13,10 @@ from contextlib import contextmanager, suppress
 from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING
-from urllib.parse import urlsplit, urlunsplit
+from urllib.parse import urlsplit
 
 from flows.logs import logged
+from tasks.credentials import without_credentials
 from tasks.errors import PermanentError, ServiceUnavailable
 from tasks.settings import AUTH, SERVER_AUTH, State, answers
 from tasks.store import writable
@@ -216,13 +217,3 @@ def _refuse_settings_files() -> None:
             f"server {without_credentials(url)}, and the environment names none. Only the variable PREFECT_API_URL "
             "chooses a server: set it to that address, or take the address out of the file."
         )
-
-
-def without_credentials(url: str) -> str:
-    """An address as it may be shown.
-
-    >>> without_credentials("http://ann:secret@prefect:4200/api")
-    'http://prefect:4200/api'
-    """
-    parts = urlsplit(url)
-    return urlunsplit(parts._replace(netloc=parts.netloc.rpartition("@")[2]))

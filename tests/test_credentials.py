@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 
 from flows import doctor, interface
+from flows.logs import logged
 from tasks import errors
 from tasks.credentials import WithoutCredentials, split_login, without_credentials
 from tasks.settings import State, prepare_environment
@@ -66,6 +67,16 @@ def test_the_log_hides_them_too(caplog: pytest.LogCaptureFixture, tmp_path: Path
     assert caplog.messages[-1] == "registry postgresql://***@db/mlflow of 3"
 
 
+def test_a_commands_log_file_hides_them_in_a_librarys_traceback(tmp_path: Path) -> None:
+    with logged(State(tmp_path), "lookup") as path:
+        try:
+            raise ValueError(f"could not connect to {ADDRESSES[0]}")
+        except ValueError:
+            logging.getLogger("sqlalchemy").exception("pool")
+    text = path.read_text("utf-8")
+    assert "could not connect to postgresql://***@db/mlflow" in text and "DBPASSWORD_42" not in text
+
+
 def test_the_login_of_a_servers_address_is_no_part_of_the_tracking_uri(tmp_path: Path, monkeypatch) -> None:
     monkeypatch.setattr(os, "environ", os.environ.copy())
     monkeypatch.setenv("MLFLOW_TRACKING_URI", "https://bob:p%40ss@mlflow.example:8443/base")
@@ -83,6 +94,6 @@ def test_no_command_line_and_no_line_of_doctor_shows_the_stores_password(tmp_pat
     monkeypatch.setenv("PREFECT_API_URL", "http://ann:DBPASSWORD_42@127.0.0.1:9/api")
     state = State(tmp_path)
     assert "DBPASSWORD_42" not in " ".join(interface.mlflow_command(state, 5000))
-    assert interface.environment(state, 4200)["MLFLOW_BACKEND_STORE_URI"] == ADDRESSES[0]
+    assert interface.environment(state, 4200, "pages:secret")["MLFLOW_BACKEND_STORE_URI"] == ADDRESSES[0]
     lines = [finding.found for finding in doctor.servers(state)]
     assert len(lines) == 2 and "DBPASSWORD_42" not in json.dumps(lines)
