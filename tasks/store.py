@@ -8,7 +8,6 @@ may go on in it or start it anew.
 import errno
 import hashlib
 import json
-import os
 import shutil
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
@@ -16,11 +15,12 @@ from functools import lru_cache
 from pathlib import Path
 from typing import Any, TypeVar
 
-from filelock import FileLock, Timeout
 from pydantic import BaseModel, ValidationError
 
 from tasks.artifacts import StepRecord
+from tasks.durable import write_text
 from tasks.errors import StateUnusable
+from tasks.locks import DAY, locked
 
 Result = TypeVar("Result", bound=StepRecord)
 MANIFEST = "manifest.json"
@@ -121,22 +121,21 @@ class StepStore:
                 shutil.rmtree(partial)
             partial.mkdir(parents=True, exist_ok=True)
             _write(partial / "inputs.json", dict(inputs))
-            made = build(partial).model_copy(update={"key": key})
-            self._finish(partial, folder, made)
+            try:
+                made = build(partial).model_copy(update={"key": key})
+                self._finish(partial, folder, made)
+            except BaseException:
+                # Only what a resumable build has begun is of use to the next one.
+                if not resumable or [path.name for path in partial.iterdir()] == ["inputs.json"]:
+                    shutil.rmtree(partial, ignore_errors=True)
+                raise
         return made.model_copy(update={"folder": folder, "reused": False})
 
     @contextmanager
     def _lock(self, kind: str, key: str) -> Iterator[None]:
         """One builder a step; the kernel frees the lock when its process dies, however it dies."""
-        path = self.root / kind / f"{key[:32]}.lock"
-        path.parent.mkdir(parents=True, exist_ok=True)
-        try:
-            with FileLock(path, timeout=24 * 3600):
-                yield
-        except Timeout:
-            raise StateUnusable(
-                f"{path}: another process has been building this step for a day; end it first."
-            ) from None
+        with locked(self.root / kind / f"{key[:32]}.lock", DAY, "building this step"):
+            yield
 
     def _finish(self, partial: Path, folder: Path, made: StepRecord) -> None:
         files = {
@@ -151,12 +150,7 @@ class StepStore:
 
 
 def _write(path: Path, content: Any) -> None:
-    temporary = path.with_name(f".{path.name}.new")
-    with temporary.open("w", encoding="utf-8") as stream:
-        json.dump(content, stream, ensure_ascii=False, indent=1, default=_plain)
-        stream.flush()
-        os.fsync(stream.fileno())
-    temporary.replace(path)
+    write_text(path, json.dumps(content, ensure_ascii=False, indent=1, default=_plain))
 
 
 @contextmanager

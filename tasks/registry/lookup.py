@@ -8,8 +8,6 @@ schema this module does not know, through the client.
 import base64
 import json
 import os
-import sqlite3
-from contextlib import closing
 from http.client import HTTPMessage
 from pathlib import Path
 from typing import IO, Any
@@ -21,9 +19,10 @@ from pydantic import BaseModel, ConfigDict
 
 from tasks.credentials import Login, split_login
 from tasks.errors import PermanentError, ServiceUnavailable, UnknownVersion
+from tasks.registry.database import UnknownSchemaError, rows
 
 SECONDS = 5.0
-"""How long a server or a locked database may take to answer."""
+"""How long a server may take to answer."""
 
 _VERSION = (
     "select run_id, source, description from model_versions "
@@ -46,10 +45,6 @@ class Version(BaseModel):
     description: str
 
 
-class _UnknownSchemaError(Exception):
-    """A SQLite file written by another release of MLflow."""
-
-
 def find(tracking_uri: str, name: str, alias: str = "production", version: int = 0) -> Version | None:
     """The version that `alias` points at, or the one with this number; None where there is no such thing.
 
@@ -58,7 +53,7 @@ def find(tracking_uri: str, name: str, alias: str = "production", version: int =
     if path := sqlite_path(tracking_uri):
         try:
             return _find_in_file(path, name, alias, version)
-        except _UnknownSchemaError:
+        except UnknownSchemaError:
             pass
     elif _is_server(tracking_uri):
         return _find_on_server(tracking_uri, name, alias, version)
@@ -72,8 +67,8 @@ def aliases(tracking_uri: str, name: str) -> dict[str, int]:
     """
     if path := sqlite_path(tracking_uri):
         try:
-            return {alias: int(number) for alias, number in _rows(path, _ALIASES, name)}
-        except _UnknownSchemaError:
+            return {alias: int(number) for alias, number in rows(path, _ALIASES, name)}
+        except UnknownSchemaError:
             pass
     elif _is_server(tracking_uri):
         answer = _get(tracking_uri, "registered-models/get", name=name)
@@ -110,28 +105,13 @@ def _is_server(tracking_uri: str) -> bool:
 
 
 def _find_in_file(path: Path, name: str, alias: str, version: int) -> Version | None:
-    number = version or dict(_rows(path, _ALIASES, name)).get(alias, 0)
-    found = _rows(path, _VERSION, name, number)
+    number = version or dict(rows(path, _ALIASES, name)).get(alias, 0)
+    found = rows(path, _VERSION, name, number)
     if not found:
         return None
     run_id, source, description = (text or "" for text in found[0])
-    tags = dict(_rows(path, _TAGS, name, number))
+    tags = dict(rows(path, _TAGS, name, number))
     return Version(name=name, version=number, run_id=run_id, source=source, tags=tags, description=description)
-
-
-def _rows(path: Path, query: str, *values: Any) -> list[tuple[Any, ...]]:
-    if not path.is_file() or not path.stat().st_size:
-        return []
-    address = f"{path.absolute().as_uri()}?mode=ro"
-    try:
-        with closing(sqlite3.connect(address, uri=True, timeout=SECONDS)) as store:
-            return store.execute(query, values).fetchall()
-    except sqlite3.OperationalError as fault:
-        if "no such" in str(fault):
-            raise _UnknownSchemaError from fault
-        raise ServiceUnavailable(f"{path}: {fault}; another process may be writing, try again.") from fault
-    except sqlite3.DatabaseError as fault:
-        raise PermanentError(f"{path}: {fault}; this is not MLflow's database.") from fault
 
 
 def _find_on_server(tracking_uri: str, name: str, alias: str, version: int) -> Version | None:
@@ -249,8 +229,8 @@ def has_run(tracking_uri: str, run_id: str) -> bool:
     """Whether the store has this MLflow run, not deleted."""
     if path := sqlite_path(tracking_uri):
         try:
-            return bool(_rows(path, "select 1 from runs where run_uuid = ? and lifecycle_stage = 'active'", run_id))
-        except _UnknownSchemaError:
+            return bool(rows(path, "select 1 from runs where run_uuid = ? and lifecycle_stage = 'active'", run_id))
+        except UnknownSchemaError:
             pass
     if _is_server(tracking_uri):
         found = _get(tracking_uri, "runs/get", run_id=run_id)

@@ -13,10 +13,10 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from filelock import FileLock
 from pydantic import BaseModel, ConfigDict
 
 from tasks.errors import InvalidRecipe, PermanentError, ServiceUnavailable, StateUnusable, UnknownVersion
+from tasks.registry import database
 from tasks.registry.lookup import sqlite_path
 from tasks.store import writable
 
@@ -81,10 +81,11 @@ def connect(tracking_uri: str) -> Any:
     configure(tracking_uri)
     from mlflow import MlflowClient
 
-    database = sqlite_path(tracking_uri)
-    if database is None or (os.getpid(), tracking_uri) in _opened:
+    path = sqlite_path(tracking_uri)
+    if path is None or (os.getpid(), tracking_uri) in _opened:
         return MlflowClient(tracking_uri, tracking_uri)
-    with writable(database.absolute().parent), FileLock(f"{database}.lock"):
+    with database.alone(path):
+        database.prepare(path)
         client = MlflowClient(tracking_uri, tracking_uri)
         client.search_experiments(max_results=1)
     _opened.add((os.getpid(), tracking_uri))
@@ -174,8 +175,8 @@ def _location(tracking_uri: str, artifacts: Path | None) -> str | None:
     """A server chooses for itself; any other store would put files into the working folder of whoever came first."""
     if tracking_uri.startswith(("http://", "https://")):
         return None
-    database = sqlite_path(tracking_uri)
-    folder = artifacts or (database.parent / "mlflow-artifacts" if database else None)
+    path = sqlite_path(tracking_uri)
+    folder = artifacts or (path.with_name(database.ARTIFACTS) if path else None)
     if folder is None:
         raise StateUnusable(f"{tracking_uri}: say where artifacts go, or use an MLflow server before this store.")
     return folder.absolute().as_uri()
