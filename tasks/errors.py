@@ -46,6 +46,10 @@ class ServiceUnavailable(TransientError):
     """A server did not answer, or gave up half way."""
 
 
+class RunGone(TransientError):
+    """The MLflow run was deleted while it was written to; the next try makes it again."""
+
+
 class WorkerDied(TransientError):
     """The training process ended without finishing; its checkpoints are kept."""
 

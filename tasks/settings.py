@@ -95,6 +95,16 @@ class State:
         return self.root / "logs"
 
     @property
+    def scratch(self) -> Path:
+        """Folders for what a process needs for a moment."""
+        return self.root / "scratch"
+
+    @property
+    def locks(self) -> Path:
+        """Locks of work that has no folder of its own."""
+        return self.root / "locks"
+
+    @property
     def ui_file(self) -> Path:
         """Ports and process ids of the servers of `tuneline ui`, while they run."""
         return self.root / "ui.json"

@@ -1,6 +1,5 @@
 """Where a retraining works: its state folder, its step store and its one MLflow run, opened when first needed."""
 
-import json
 import logging
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -8,9 +7,13 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from pydantic import BaseModel, ConfigDict
+
 from tasks.artifacts import StepRecord
 from tasks.credentials import without_credentials
-from tasks.errors import ServiceUnavailable, TunelineError
+from tasks.durable import read, write_text
+from tasks.errors import RunGone, ServiceUnavailable, TunelineError
+from tasks.locks import DAY, locked
 from tasks.recipe import Recipe
 from tasks.settings import State, state
 from tasks.store import StepStore, digest, writable
@@ -22,6 +25,14 @@ EXPERIMENT = "tuneline"
 SOURCES = {"train", "validation", "test"}
 """Keys that say where bytes lie: the bytes tell releases apart, and who decides on them (`promotion`) does not."""
 log = logging.getLogger("tuneline")
+
+
+class ReleaseNote(BaseModel):
+    """What is kept of an MLflow run between flow runs."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    run_id: str
 
 
 @dataclass
@@ -37,7 +48,7 @@ class ReleaseRun:
     tags: dict[str, str]
     parameters: dict[str, Any]
     _opened: "MlflowRun | None" = field(default=None, repr=False)
-    _owed: "list[tuple[StepRecord, Callable[[MlflowRun], None]]]" = field(default_factory=list, repr=False)
+    _steps: "list[tuple[StepRecord, Callable[[MlflowRun], None]]]" = field(default_factory=list, repr=False)
 
     @property
     def note(self) -> Path:
@@ -48,28 +59,29 @@ class ReleaseRun:
     @property
     def known_id(self) -> str:
         """The id of the MLflow run, if it was opened before and the store still has it; otherwise empty."""
-        from tasks.registry.lookup import has_run
+        return self._known()[0]
 
-        if self._opened is not None:
-            return self._opened.run_id
-        try:
-            run_id = str(json.loads(self.note.read_text("utf-8"))["run_id"])
-        except (OSError, ValueError, KeyError):
-            return ""
-        return run_id if has_run(self.state.tracking_uri, run_id) else ""
+    def _known(self) -> tuple[str, str]:
+        """Id and status of the MLflow run that was opened before; both empty where the store has none."""
+        from tasks.registry.lookup import run_status
+
+        note = None if self._opened else read(self.note, ReleaseNote)
+        run_id = self._opened.run_id if self._opened else note.run_id if note else ""
+        status = run_status(self.state.tracking_uri, run_id) if run_id else ""
+        return (run_id, status) if status else ("", "")
 
     def open(self) -> "MlflowRun":
-        """The MLflow run, found or made, and set to running."""
+        """The MLflow run, found or made, and set to running; made again where somebody deleted it meanwhile."""
         from tasks.registry import tracking
 
-        if self._opened is None:
-            found = tracking.open_run(
+        if self._opened is None or not self.known_id:
+            run = tracking.open_run(
                 self.state.tracking_uri, EXPERIMENT, self.key, self.name, self.tags, self.state.artifacts
             )
-            tracking.log_parameters(found, self.parameters)
+            tracking.log_parameters(run, self.parameters)
             with writable(self.note.parent):
-                self.note.write_text(json.dumps({"run_id": found.run_id}), "utf-8")
-            self._opened = found
+                write_text(self.note, ReleaseNote(run_id=run.run_id).model_dump_json())
+            self._opened = run
         return self._opened
 
     def once(self, step: StepRecord, tell: "Callable[[MlflowRun], None]") -> None:
@@ -77,26 +89,34 @@ class ReleaseRun:
 
         A finished step is worth more than the telling: what is owed is told with the next step or in the next flow run.
         """
-        self._owed.append((step, tell))
-        try:
-            self._settle_up()
-        except ServiceUnavailable as fault:
-            log.warning("MLflow does not answer, it is told later; the work goes on. %s", fault)
+        self._steps.append((step, tell))
+        for _ in range(2):
+            try:
+                self._settle_up()
+            except RunGone as fault:
+                log.warning("the MLflow run is made again and told every step. %s", fault)
+                continue
+            except ServiceUnavailable as fault:
+                log.warning("MLflow does not answer, it is told later; the work goes on. %s", fault)
+            return
 
     def _settle_up(self) -> None:
-        while self._owed:
-            step, tell = self._owed[0]
-            known = self.known_id
-            if not (known and (step.folder / f".told-{known}").exists()):
-                run = self.open()
-                tell(run)
-                with writable(step.folder):
-                    (step.folder / f".told-{run.run_id}").touch()
-            self._owed.pop(0)
+        """Tell the MLflow run every step of this flow run that it does not know: all of them when it is a new one."""
+        known = self.known_id
+        for step, tell in self._steps:
+            if known and _mark(step, known).exists():
+                continue
+            run = self.open()
+            known = run.run_id
+            # Another process may retrain the same at the same time, and find the same step.
+            with writable(step.folder), locked(_lock(step), DAY, "telling MLflow of this step"):
+                if not _mark(step, known).exists():
+                    tell(run)
+                    _mark(step, known).touch()
 
     @contextmanager
     def ending(self) -> Iterator[None]:
-        """End the MLflow run as what it came to, if anything opened it."""
+        """End the MLflow run as what it came to; also one that an earlier flow run could not end."""
         try:
             yield
         except BaseException:
@@ -105,16 +125,30 @@ class ReleaseRun:
         self._finish("FINISHED")
 
     def _finish(self, status: str) -> None:
-        if self._opened is None:
-            return
-        from tasks.registry import tracking
-
         try:
-            self._settle_up()
-            tracking.finish(self._opened, status)
+            if self._opened is not None:
+                self._settle_up()
+            run_id, standing = self._known()
+            # A flow run that finds every step opens nothing: it ends only what an earlier one left open or failed.
+            if not run_id or standing == status or (self._opened is None and standing == "FINISHED"):
+                return
+            from tasks.registry import tracking
+
+            run = tracking.MlflowRun(run_id=run_id, experiment_id="", tracking_uri=self.state.tracking_uri)
+            tracking.finish(run, status)
         except TunelineError as fault:
             # The flow's own outcome is worth more than the status of the MLflow run, which the next flow run mends.
-            log.warning("the MLflow run keeps its status: %s", fault)
+            log.warning("the MLflow run keeps its status until the next flow run: %s", fault)
+
+
+def _mark(step: StepRecord, run_id: str) -> Path:
+    """The file that says that this MLflow run was told of a step."""
+    return step.folder / f".told-{run_id}"
+
+
+def _lock(step: StepRecord) -> Path:
+    """The lock under which a step is also built."""
+    return step.folder.with_name(f"{step.folder.name}.lock")
 
 
 @dataclass(frozen=True)

@@ -12,6 +12,15 @@ os.environ.setdefault("HF_HUB_OFFLINE", "1")
 
 import pytest
 
+
+@pytest.fixture(scope="session", autouse=True)
+def own_state_folder(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+    """No test works in the state folder of whoever runs it."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("TUNELINE_HOME", str(tmp_path_factory.mktemp("home") / "state"))
+        yield
+
+
 TEMPLATE = (
     "{% for message in messages %}<|{{ message['role'] }}|>\n{{ message['content'] }}{{ eos_token }}\n{% endfor %}"
     "{% if add_generation_prompt %}<|assistant|>\n{% endif %}"

@@ -8,7 +8,6 @@ import json
 from collections import Counter
 from collections.abc import Sequence
 from decimal import Decimal
-from tempfile import TemporaryDirectory
 from typing import Any
 
 import datasets
@@ -22,6 +21,7 @@ from sacrebleu.tokenizers.tokenizer_zh import TokenizerZh
 
 from tasks.evaluation.words import has_cjk, words
 from tasks.recipe import MetricName
+from tasks.scratch import scratch_folder
 
 Scores = dict[str, Any]
 
@@ -110,8 +110,8 @@ def load(name: MetricName) -> RowMetric:
     The library makes a cache folder for every metric, also for one that never writes there: it gets one that is gone
     when this returns, instead of one under the user's home.
     """
-    with TemporaryDirectory(prefix="tuneline-metric-") as folder:
-        return METRICS[name](keep_in_memory=True, cache_dir=folder)
+    with scratch_folder() as folder:
+        return METRICS[name](keep_in_memory=True, cache_dir=str(folder))
 
 
 class _Words:

@@ -1,9 +1,7 @@
 """A base's `config.json` and a method in, this machine's speed at it out: one layer of it, trained for a moment."""
 
-import tempfile
 import time
 from collections.abc import Mapping
-from pathlib import Path
 from typing import Any
 
 import torch
@@ -13,6 +11,7 @@ from tasks.modeling.batches import collate
 from tasks.modeling.losses import pack_loss
 from tasks.recipe import ComputeRecipe
 from tasks.recipe_methods import FullMethod, Method
+from tasks.scratch import scratch_folder
 
 TOKENS, DOCUMENTS = 256, 2
 SECONDS = 1.5
@@ -40,9 +39,9 @@ def speed(config: Mapping[str, Any], method: Method, compute: ComputeRecipe) -> 
 
     values = one_layer(config)
     shape = AutoConfig.for_model(values.pop("model_type"), **values)
-    with tempfile.TemporaryDirectory() as folder:
+    with scratch_folder() as folder:
         AutoModelForCausalLM.from_config(shape).save_pretrained(folder)
-        model = methods.load_for_training(Path(folder), memory.without_numbers(method), compute)
+        model = methods.load_for_training(folder, memory.without_numbers(method), compute)
         where = methods.device()
         products = methods.autocast_dtype(compute.precision, where)
         rows = [([0] * (TOKENS // DOCUMENTS), [0] * (TOKENS // DOCUMENTS))] * DOCUMENTS

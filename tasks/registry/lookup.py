@@ -225,16 +225,18 @@ def _aliases_with_client(tracking_uri: str, name: str) -> dict[str, int]:
     return {alias: int(number) for alias, number in found.items()}
 
 
-def has_run(tracking_uri: str, run_id: str) -> bool:
-    """Whether the store has this MLflow run, not deleted."""
+def run_status(tracking_uri: str, run_id: str) -> str:
+    """RUNNING, FINISHED, FAILED or KILLED; empty where the store does not have this MLflow run, or it is deleted."""
     if path := sqlite_path(tracking_uri):
+        query = "select status from runs where run_uuid = ? and lifecycle_stage = 'active'"
         try:
-            return bool(rows(path, "select 1 from runs where run_uuid = ? and lifecycle_stage = 'active'", run_id))
+            return next((str(status) for (status,) in rows(path, query, run_id)), "")
         except UnknownSchemaError:
             pass
     if _is_server(tracking_uri):
-        found = _get(tracking_uri, "runs/get", run_id=run_id)
-        return found is not None and found["run"]["info"]["lifecycle_stage"] == "active"
-    from tasks.registry.tracking import alive
+        answer = _get(tracking_uri, "runs/get", run_id=run_id)
+        info = answer["run"]["info"] if answer else {}
+        return str(info["status"]) if info.get("lifecycle_stage") == "active" else ""
+    from tasks.registry.tracking import status_of
 
-    return alive(tracking_uri, run_id)
+    return status_of(tracking_uri, run_id)

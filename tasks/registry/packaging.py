@@ -7,7 +7,6 @@ pickled here: signature and requirements are written out, because inferring them
 
 import re
 import shutil
-import tempfile
 import warnings
 from collections.abc import Iterable, Mapping
 from importlib.metadata import PackageNotFoundError, version
@@ -18,7 +17,7 @@ from urllib.request import url2pathname
 
 from tasks.errors import ServiceUnavailable, StateUnusable
 from tasks.registry.tracking import MlflowRun
-from tasks.store import writable
+from tasks.scratch import scratch_folder
 
 Kind = Literal["merged", "full", "adapter", "base"]
 SERVE_MODEL = Path(__file__).parents[2] / "mlflow" / "serve_model.py"
@@ -78,8 +77,8 @@ def _copy(run: MlflowRun, package: Package, logged: Any) -> None:
 
     if not SERVE_MODEL.is_file():
         raise StateUnusable(f"{SERVE_MODEL}: not there; run from a checkout, or copy mlflow/serve_model.py there.")
-    _check_room(package.artifacts.values(), local_folder(logged.artifact_location))
-    with writable(Path(tempfile.gettempdir())), warnings.catch_warnings():
+    with scratch_folder() as scratch, warnings.catch_warnings():
+        _check_room(package.artifacts.values(), scratch, local_folder(logged.artifact_location))
         warnings.filterwarnings("ignore", message=".*input example was not provided")
         # `Model.log` and not `pyfunc.log_model`: it takes the run by id, so no run has to be active (and be ended).
         Model.log(
@@ -102,12 +101,12 @@ def local_folder(address: str) -> Path | None:
     return Path(url2pathname(parts.path)) if parts.scheme in ("", "file") else None
 
 
-def _check_room(copied: Iterable[Path], store: Path | None) -> None:
+def _check_room(copied: Iterable[Path], scratch: Path, store: Path | None) -> None:
     """MLflow copies the weights twice: into the temporary folder, then into the artifact store."""
     files = [file for path in copied for file in (path.rglob("*") if path.is_dir() else [path])]
     size = sum(file.stat().st_size for file in files if file.is_file())
     needed: dict[int, tuple[Path, int]] = {}
-    for place in [Path(tempfile.gettempdir()), *([store] if store else [])]:
+    for place in [scratch, *([store] if store else [])]:
         there = next(folder for folder in (place, *place.parents) if folder.exists())
         device = there.stat().st_dev
         needed[device] = (there, needed.get(device, (there, 0))[1] + size)
@@ -116,7 +115,7 @@ def _check_room(copied: Iterable[Path], store: Path | None) -> None:
         if free < bytes_needed:
             raise StateUnusable(
                 f"{there}: {free >> 20} MB free, registering needs {bytes_needed >> 20} MB; "
-                "free space, or set TMPDIR elsewhere."
+                "free space, or point TUNELINE_HOME elsewhere."
             )
 
 

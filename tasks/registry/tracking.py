@@ -6,22 +6,23 @@ the event log (MLflow stores an equal point once), and a parameter that is alrea
 
 import json
 import os
-import tempfile
 import warnings
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, NamedTuple
 
 from pydantic import BaseModel, ConfigDict
 
-from tasks.errors import InvalidRecipe, PermanentError, ServiceUnavailable, StateUnusable, UnknownVersion
+from tasks.errors import InvalidRecipe, RunGone, StateUnusable
 from tasks.registry import database
+from tasks.registry.faults import service as service
 from tasks.registry.lookup import sqlite_path
-from tasks.store import writable
+from tasks.scratch import scratch_folder
 
 KEY_TAG = "tuneline.release"
 BATCH = 1000  # points one request may carry; MLflow accepts no more
+TABLES_TAG = "mlflow.loggedArtifacts"
+"""Where MLflow's pages look for the tables of a run."""
 SHOWN_ROWS = 300
 """Rows of a table that people page through; the Parquet beside it has them all."""
 
@@ -36,14 +37,6 @@ CLIENT = {
 }
 """MLflow's own defaults hold the caller of a dead server for four minutes; what the user has set stays."""
 
-GAVE_UP = {
-    "INTERNAL_ERROR",
-    "TEMPORARILY_UNAVAILABLE",
-    "REQUEST_LIMIT_EXCEEDED",
-    "RESOURCE_EXHAUSTED",
-    "DEADLINE_EXCEEDED",
-}
-REFUSED = {"PERMISSION_DENIED", "UNAUTHENTICATED", "CUSTOMER_UNAUTHORIZED"}
 _opened: set[tuple[int, str]] = set()
 
 
@@ -90,30 +83,6 @@ def connect(tracking_uri: str) -> Any:
         client.search_experiments(max_results=1)
     _opened.add((os.getpid(), tracking_uri))
     return client
-
-
-@contextmanager
-def service(tracking_uri: str) -> Iterator[None]:
-    """Turn what MLflow raises into this project's errors: no answer is transient, a refusal is not."""
-    from mlflow.exceptions import MlflowException
-    from requests.exceptions import RequestException
-    from sqlalchemy.exc import OperationalError
-
-    try:
-        yield
-    except MlflowException as fault:
-        text = f"{tracking_uri}: MLflow: {str(fault)[:500]}"
-        if "disk is full" in text or "readonly database" in text:
-            raise StateUnusable(f"{text} Free space, or make the file writable.") from fault
-        if fault.error_code in GAVE_UP:
-            raise ServiceUnavailable(text) from fault
-        if fault.error_code == "RESOURCE_DOES_NOT_EXIST":
-            raise UnknownVersion(text) from fault
-        if fault.error_code in REFUSED:
-            raise PermanentError(f"{text} Check the rights of MLFLOW_TRACKING_USERNAME.") from fault
-        raise PermanentError(text) from fault
-    except (RequestException, OperationalError) as fault:
-        raise ServiceUnavailable(f"{tracking_uri}: MLflow gave no answer: {str(fault)[:500]}") from fault
 
 
 def open_run(
@@ -223,7 +192,7 @@ def log_parameters(run: MlflowRun, parameters: Mapping[str, Any]) -> None:
 
 def log_files(run: MlflowRun, files: Mapping[str, Path | list[Path]]) -> None:
     """Store files and the contents of folders under artifact folders; '' is the top."""
-    with service(run.tracking_uri), writable(Path(tempfile.gettempdir())):
+    with service(run.tracking_uri):
         client = connect(run.tracking_uri)
         for place, given in files.items():
             for path in given if isinstance(given, list) else [given]:
@@ -232,12 +201,15 @@ def log_files(run: MlflowRun, files: Mapping[str, Path | list[Path]]) -> None:
 
 
 def read_json(run: MlflowRun, path: str) -> dict[str, Any] | None:
-    """A JSON file among the run's artifacts, or None where it has no such file."""
-    with service(run.tracking_uri), tempfile.TemporaryDirectory(prefix="tuneline-") as place:
-        client = connect(run.tracking_uri)
-        if path not in {entry.path for entry in client.list_artifacts(run.run_id, path.rpartition("/")[0] or None)}:
-            return None
-        return dict(json.loads(Path(client.download_artifacts(run.run_id, path, place)).read_text("utf-8")))
+    """A JSON file among the run's artifacts, or None where it has no such file or is gone itself."""
+    try:
+        with service(run.tracking_uri), scratch_folder() as folder:
+            client = connect(run.tracking_uri)
+            if path not in {entry.path for entry in client.list_artifacts(run.run_id, path.rpartition("/")[0] or None)}:
+                return None
+            return dict(json.loads(Path(client.download_artifacts(run.run_id, path, str(folder))).read_text("utf-8")))
+    except RunGone:
+        return None
 
 
 def log_dataset(
@@ -273,17 +245,24 @@ def log_dataset(
 
 
 def log_rows(run: MlflowRun, parquet: Path, folder: str) -> None:
-    """Store a Parquet file under an artifact folder, and its first 300 rows beside it as a table the page can show."""
+    """Store a Parquet file under an artifact folder, and its first 300 rows beside it as a table the page can show.
+
+    The table is written whole, in the form of MLflow's `log_table`: that one appends to a table that is there, so a
+    repeated call, or another process with the same rows, would show every row twice.
+    """
     import pyarrow.parquet as pq
 
     table = f"{folder}/{parquet.stem}.json"
     shown = next(pq.ParquetFile(parquet).iter_batches(batch_size=SHOWN_ROWS), None)
-    with service(run.tracking_uri), writable(Path(tempfile.gettempdir())):
+    with service(run.tracking_uri), scratch_folder():
         client = connect(run.tracking_uri)
         client.log_artifact(run.run_id, str(parquet), folder)
-        # `log_table` appends to a table that is there: a repeated call would show every row twice.
-        if shown is not None and table not in {entry.path for entry in client.list_artifacts(run.run_id, folder)}:
-            client.log_table(run.run_id, shown.to_pandas(), table)
+        if shown is None:
+            return
+        client.log_text(run.run_id, shown.to_pandas().to_json(orient="split", index=False, date_format="iso"), table)
+        tables = json.loads(client.get_run(run.run_id).data.tags.get(TABLES_TAG, "[]"))
+        if (entry := {"path": table, "type": "table"}) not in tables:
+            client.set_tag(run.run_id, TABLES_TAG, json.dumps([*tables, entry]))
 
 
 def finish(run: MlflowRun, status: str = "FINISHED") -> None:
@@ -292,10 +271,11 @@ def finish(run: MlflowRun, status: str = "FINISHED") -> None:
         connect(run.tracking_uri).set_terminated(run.run_id, status)
 
 
-def alive(tracking_uri: str, run_id: str) -> bool:
-    """Whether the store still has this MLflow run, not deleted."""
+def status_of(tracking_uri: str, run_id: str) -> str:
+    """RUNNING, FINISHED, FAILED or KILLED; empty where the store does not have this MLflow run, or it is deleted."""
     try:
         with service(tracking_uri):
-            return str(connect(tracking_uri).get_run(run_id).info.lifecycle_stage) == "active"
-    except UnknownVersion:
-        return False
+            info = connect(tracking_uri).get_run(run_id).info
+    except RunGone:
+        return ""
+    return str(info.status) if info.lifecycle_stage == "active" else ""

@@ -7,16 +7,16 @@ import re
 import signal
 import subprocess
 import sys
-import tempfile
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from filelock import FileLock
-
 from tasks.errors import UnknownVersion, WorkRefused
+from tasks.locks import DAY, locked
 from tasks.registry.packaging import DIGEST_TAG, Kind, Package, local_folder, log_model
 from tasks.registry.tracking import MlflowRun, connect, service
+from tasks.scratch import scratch_folder
+from tasks.settings import state
 from tasks.store import weights_digest, writable
 
 
@@ -40,9 +40,9 @@ def register_model(
     a new one belong into `content_digest`. Raises StateUnusable where there is no room for the copies,
     ServiceUnavailable where the registry gives no answer.
     """
-    # One at a time on this machine, so that a copy that is not whole was left by a process that is gone.
-    lock = Path(tempfile.gettempdir()) / f"tuneline-{os.getuid()}-{content_digest[:32]}.lock"
-    with service(run.tracking_uri), FileLock(lock):
+    # One at a time in this state, so that a copy that is not whole was left by a process that is gone.
+    lock = state().locks / f"register-{content_digest[:32]}.lock"
+    with service(run.tracking_uri), writable(lock.parent), locked(lock, DAY, "registering this content"):
         client = connect(run.tracking_uri)
         if found := _known(client, name, content_digest):
             return min(found)
@@ -108,12 +108,12 @@ def version_folder(tracking_uri: str, name: str, version: int, cache: Path) -> P
         target = cache / f"{name}-{version}-{hashlib.sha256(f'{tracking_uri} {address}'.encode()).hexdigest()[:12]}"
         if target.exists():
             return target
-        with writable(cache), FileLock(f"{target}.lock"):
+        lock, room = target.with_name(f"{target.name}.lock"), cache / "scratch"
+        with writable(cache), locked(lock, DAY, "downloading this version"), scratch_folder(room) as partial:
             if not target.exists():
-                with tempfile.TemporaryDirectory(dir=cache, prefix=".download-") as partial:
-                    got = Path(download_artifacts(artifact_uri=address, dst_path=partial, tracking_uri=tracking_uri))
-                    # Renamed into place last: a folder under its final name is whole.
-                    _with_model(got, f"{name}/{version}").rename(target)
+                got = Path(download_artifacts(artifact_uri=address, dst_path=str(partial), tracking_uri=tracking_uri))
+                # Moved into place last: a folder under its final name is whole.
+                _with_model(got, f"{name}/{version}").rename(target)
         return target
 
 
@@ -191,13 +191,13 @@ def ask(
     address = base_address(folder)
     if address.startswith("models:/") and not os.environ.get("BASE_MODEL"):
         environment["BASE_MODEL"] = str(base_folder(address, tracking_uri, cache))
-    with tempfile.TemporaryDirectory(prefix="tuneline-ask-") as place:
-        questions, answers = Path(place, "rows.json"), Path(place, "answers.json")
+    with scratch_folder() as scratch:
+        questions, answers = scratch / "rows.json", scratch / "answers.json"
         questions.write_text(json.dumps([dict(row) for row in rows], ensure_ascii=False), "utf-8")
         # MLflow leaves what it downloads in the temporary folder for ever; this one is deleted.
-        environment["TMPDIR"] = place
+        environment["TMPDIR"] = str(scratch)
         command = [sys.executable, "-I", "-c", ASK, str(folder), str(questions), str(answers)]
-        fault = _run(command, environment, place, timeout)
+        fault = _run(command, environment, scratch, timeout)
         got = json.loads(answers.read_text("utf-8")) if not fault else []
     if fault or len(got) != len(rows):
         raise WorkRefused(f"{name}/{version} does not answer: {fault or f'{len(got)} answers to {len(rows)} rows'}")
@@ -218,12 +218,12 @@ def base_folder(address: str, tracking_uri: str, cache: Path) -> Path:
     return model_folder(tracking_uri, name, int(number), cache)
 
 
-def _run(command: list[str], environment: Mapping[str, str], place: str, timeout: float) -> str:
+def _run(command: list[str], environment: Mapping[str, str], folder: Path, timeout: float) -> str:
     """Empty, or what went wrong."""
-    with Path(place, "output.txt").open("w+b") as output:
+    with (folder / "output.txt").open("w+b") as output:
         child = subprocess.Popen(
             command,
-            cwd=place,
+            cwd=folder,
             env=dict(environment),
             stdout=output,
             stderr=output,

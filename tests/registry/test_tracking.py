@@ -1,15 +1,20 @@
 """Writing to an MLflow run, again and again."""
 
+import sqlite3
+import tempfile
 import time
 from concurrent.futures import ProcessPoolExecutor
+from contextlib import closing
 from multiprocessing import get_context
 
 import pandas as pd
 import pytest
+from mlflow.exceptions import MlflowException
 
-from tasks.errors import InvalidRecipe, ServiceUnavailable, StateUnusable
-from tasks.registry import tracking
+from tasks.errors import InvalidRecipe, RunGone, ServiceUnavailable, StateUnusable
+from tasks.registry import lookup, tracking
 from tasks.registry.tracking import Point, connect
+from tasks.scratch import scratch_folder
 from tasks.train import points_of
 
 
@@ -83,13 +88,76 @@ def test_rows_are_kept_whole_and_shown_in_part_once(run, tmp_path):
     folder = tmp_path / "mlflow-artifacts" / run.run_id / "artifacts" / "evaluation"
     assert len(pd.read_parquet(folder / "rows.parquet")) == 500
     assert len(pd.read_json(folder / "rows.json", orient="split")) == 300
+    shown = connect(run.tracking_uri).load_table(run.experiment_id, "evaluation/rows.json", [run.run_id])
+    assert list(shown["prompt"]) == [f"p{n}" for n in range(300)]
 
 
-def test_a_run_is_alive_until_it_is_deleted(run):
-    assert tracking.alive(run.tracking_uri, run.run_id)
+def test_nothing_is_left_in_the_temporary_folder(run, tmp_path, monkeypatch):
+    usual = tmp_path / "usual"
+    usual.mkdir()
+    monkeypatch.setattr(tempfile, "tempdir", str(usual))
+    monkeypatch.setenv("TUNELINE_HOME", str(tmp_path))
+    seen = []
+
+    def look(*_):
+        seen.extend((tmp_path / "scratch").glob("*/"))
+
+    pd.DataFrame({"prompt": ["p"]}).to_parquet(tmp_path / "rows.parquet")
+    tracking.log_rows(run, tmp_path / "rows.parquet", "evaluation")
+    with scratch_folder() as folder:
+        look()
+        assert tempfile.mkdtemp().startswith(str(folder))
+    assert tempfile.gettempdir() == str(usual) and list(usual.iterdir()) == []
+    assert len(seen) == 1 and list((tmp_path / "scratch").iterdir()) == []
+
+
+@pytest.mark.parametrize("status_of", [tracking.status_of, lookup.run_status], ids=["the client", "the look-up"])
+def test_a_run_has_a_status_until_it_is_deleted(run, status_of):
+    assert status_of(run.tracking_uri, run.run_id) == "RUNNING"
+    tracking.finish(run)
+    assert status_of(run.tracking_uri, run.run_id) == "FINISHED"
     connect(run.tracking_uri).delete_run(run.run_id)
-    assert not tracking.alive(run.tracking_uri, run.run_id)
-    assert not tracking.alive(run.tracking_uri, "0" * 32)
+    assert status_of(run.tracking_uri, run.run_id) == status_of(run.tracking_uri, "0" * 32) == ""
+
+
+@pytest.mark.parametrize("gone", ["deleted", "deleted for good"])
+def test_writing_to_a_run_that_was_deleted_is_a_failure_that_the_next_try_mends(run, tmp_path, gone):
+    connect(run.tracking_uri).delete_run(run.run_id)
+    if gone == "deleted for good":
+        with closing(sqlite3.connect(lookup.sqlite_path(run.tracking_uri))) as content, content:
+            content.execute("delete from tags")
+            content.execute("delete from runs")
+    writes = [
+        lambda: tracking.log_points(run, [Point("train/loss", 1.0, 1, 1)]),
+        lambda: tracking.log_dataset(run, "desk", "d" * 64, "hf:org/name", "training", 1),
+        lambda: tracking.finish(run),
+    ]
+    for write in writes:
+        with pytest.raises(RunGone, match=run.run_id):
+            write()
+    assert tracking.read_json(run, "evaluation/report.json") is None
+
+
+def test_equal_points_of_two_processes_at_once_are_no_refusal(run):
+    with pytest.raises(ServiceUnavailable, match="at this moment"), tracking.service(run.tracking_uri):
+        raise MlflowException("(sqlite3.IntegrityError) UNIQUE constraint failed: metrics.key, metrics.step", 1)
+
+
+def _send(uri: str, run_id: str, points: list[Point]) -> str:
+    try:
+        tracking.log_points(tracking.MlflowRun(run_id=run_id, experiment_id="", tracking_uri=uri), points)
+    except ServiceUnavailable:
+        return "later"
+    return "stored"
+
+
+@pytest.mark.slow
+def test_points_that_two_processes_send_at_once_are_stored_once(run):
+    points = [Point(f"train/{name}", 2.0, step, 5) for name in ("loss", "grad_norm") for step in range(2000)]
+    with ProcessPoolExecutor(2, mp_context=get_context("spawn")) as pool:
+        ends = list(pool.map(_send, [run.tracking_uri] * 8, [run.run_id] * 8, [points] * 8))
+    assert "stored" in ends
+    assert len(connect(run.tracking_uri).get_metric_history(run.run_id, "train/loss")) == 2000
 
 
 def test_a_deleted_experiment_says_how_to_bring_it_back(run):
