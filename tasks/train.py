@@ -11,11 +11,12 @@ from typing import TYPE_CHECKING, Any
 from tasks import adapters
 from tasks.artifacts import TokenizedDataset, TrainedWeights
 from tasks.bases import same_base
-from tasks.errors import ServiceUnavailable
+from tasks.errors import TunelineError
 from tasks.modeling import events, launch
 from tasks.modeling.base_model import BaseModelFolder
 from tasks.modeling.job import JOB, TrainingJob
 from tasks.modeling.origin import bound_digest
+from tasks.modeling.outcome import SUMMARY
 from tasks.pages import shown_progress
 from tasks.planning import memory_points
 from tasks.progress import Meter
@@ -73,8 +74,8 @@ def train(tokenized: TokenizedDataset, recipe: Recipe, place: Workplace) -> Trai
 class Follower:
     """Takes events as the worker writes them: to the meter, and to MLflow in batches.
 
-    An MLflow that does not answer costs nothing here: every point is sent again, with its own time, when the step is
-    done.
+    An MLflow that does not answer, or refuses, costs nothing here: every point is sent again, with its own time, when
+    the step is done.
     """
 
     def __init__(self, place: Workplace, meter: Meter) -> None:
@@ -95,9 +96,10 @@ class Follower:
             points, self.waiting = points_of(self.waiting), []
             try:
                 tracking.log_points(self.place.run.open(), points)
-            except ServiceUnavailable as fault:
+            except TunelineError as fault:
+                # Whatever MLflow's fault is: a training is worth more than the sight of its curve.
                 self.reachable = False
-                log.warning("train: MLflow does not answer; training goes on, its curve is sent at the end. %s", fault)
+                log.warning("train: MLflow does not take it; training goes on, its curve is sent at the end. %s", fault)
 
     def _show(self, event: dict[str, Any]) -> None:
         meter = self.meter
@@ -112,6 +114,8 @@ class Follower:
                 f"{event['steps']:,}",
                 event["from_step"],
             )
+            for warning in event.get("warnings", ()):
+                log.warning("train: %s", warning)
         elif event["event"] == "step" and event["step"] > meter.done:
             meter.note = f"loss {event['loss']:.3f}, {event['tokens_per_second']:,.0f} tokens/s"
             meter(event["step"] - meter.done)
@@ -179,23 +183,40 @@ def _build(
         method=recipe.training.method.type,
         kind=recipe.training.method.gives,
         base_digest=base.digest,
-        steps=summary["step"],
-        tokens=summary["tokens"],
-        seconds=summary["seconds"],
-        trainable_parameters=summary["trainable_parameters"],
-        best_step=summary["best_step"] or summary["step"],
-        best_validation_loss=summary["best_loss"],
-        final_training_loss=summary["final_loss"],
-        stopped_early=summary["stopped_early"],
-        peak_memory=summary["peak_memory"],
+        steps=summary.step,
+        tokens=summary.tokens,
+        seconds=summary.seconds,
+        trainable_parameters=summary.trainable_parameters,
+        best_step=summary.best_step or summary.step,
+        best_validation_loss=summary.best_loss,
+        final_training_loss=summary.final_loss,
+        stopped_early=summary.stopped_early,
+        peak_memory=summary.peak_memory,
         not_merged=recipe.training.method.not_merged,
     )
 
 
 def _tell(run: "MlflowRun", weights: TrainedWeights) -> None:
-    """The whole curve, with the log's own times: what is there already is not doubled."""
+    """The whole curve, with the log's own times: what is there already is not doubled.
+
+    Points of a try that diverged were sent as it ran, and MLflow takes none back: `train.retaken` names their steps.
+    """
     from tasks.registry import tracking
 
-    tracking.log_points(run, points_of(list(events.read(weights.path(events.EVENTS)))))
-    told = [weights.path(name) for name in (events.EVENTS, JOB, "summary.json", adapters.PARTS)]
-    tracking.log_files(run, {"training": [path for path in told if path.exists()]})
+    curve = list(events.read(weights.path(events.EVENTS)))
+    tracking.log_points(run, points_of(curve))
+    if steps := retaken(curve):
+        tracking.log_tags(run, {"train.retaken": f"{steps}: of two points of a step, the later one counts"})
+    files = [weights.path(name) for name in (events.EVENTS, JOB, SUMMARY, adapters.PARTS)]
+    tracking.log_files(run, {"training": [path for path in files if path.exists()]})
+
+
+def retaken(curve: Sequence[dict[str, Any]]) -> str:
+    """The steps that were taken again with another learning rate or micro-batch, in words; empty for none.
+
+    >>> start = {"event": "start", "from_step": 15, "retakes_until": 40}
+    >>> retaken([start]), retaken([start | {"retakes_until": 0}])
+    ('steps 16 to 40', '')
+    """
+    pairs = [(event["from_step"] + 1, event.get("retakes_until", 0)) for event in curve if event["event"] == "start"]
+    return " and ".join(f"steps {first} to {last}" for first, last in pairs if last)

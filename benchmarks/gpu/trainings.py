@@ -87,9 +87,9 @@ def measure(shape: str, base: Path, name: str, load: Load, folder: Path) -> Meas
     shutil.rmtree(place / "weights")
     return replace(
         known,
-        peak=summary["peak_memory"],
+        peak=summary.peak_memory,
         tokens_per_second=statistics.median(speeds[WARM_UP:] or speeds),
-        final_loss=summary["final_loss"],
+        final_loss=summary.final_loss,
         parities=parities,
     )
 

@@ -1,60 +1,99 @@
 """Start the training process and follow its event log: a job in, events out as they come, a summary at the end."""
 
-import json
 import os
+import shutil
+import signal
 import subprocess
 import time
 from collections.abc import Callable, Mapping
-from pathlib import Path
+from dataclasses import dataclass
 from typing import Any
 
+from tasks.durable import read, write_text
 from tasks.errors import OutOfMemory, PermanentError, StateUnusable, TrainingDiverged, WorkerDied
 from tasks.modeling import processes
 from tasks.modeling.events import EVENTS, Follower
 from tasks.modeling.job import JOB, TrainingJob
+from tasks.modeling.outcome import ATTEMPTS, SUMMARY, Attempt, Summary, finished, step_folder
 from tasks.modeling.worker import Exit
 
 Listener = Callable[[list[dict[str, Any]]], None]
-ATTEMPTS = "attempts.json"
 LOG = "worker.log"
 LOOK_EVERY_SECONDS = 0.5
 
 
-def train(job: TrainingJob, listen: Listener, environment: Mapping[str, str] | None = None) -> dict[str, Any]:
+@dataclass
+class Try:
+    """How one try of a training went, as its event log and its exit code say."""
+
+    code: int = 0
+    failure: Exit | None = None
+    text: str = ""
+    from_step: int = 0
+    taken: int | None = None
+    newest_step: int = 0
+    killed: bool = False
+
+    def look(self, events: list[dict[str, Any]]) -> None:
+        """Take in what the log says; of several failures the first counts."""
+        for event in events:
+            match event["event"]:
+                case "start":
+                    self.from_step, self.newest_step = (
+                        int(event["from_step"]),
+                        max(self.newest_step, event["from_step"]),
+                    )
+                case "step":
+                    self.newest_step = max(self.newest_step, int(event["step"]))
+                case "diverged":
+                    self.taken = int(event["taken"])
+                case "failed" if self.failure is None and event.get("failure") in Exit.__members__:
+                    self.failure, self.text = Exit[event["failure"]], str(event.get("text", ""))
+
+
+def train(job: TrainingJob, listen: Listener, environment: Mapping[str, str] | None = None) -> Summary:
     """Run a job to its end in a process of its own, or pick up where an interrupted one stopped; the training's
     summary.
 
     Raises OutOfMemory, TrainingDiverged or WorkerDied for what another try can mend: what was learned (a smaller
     micro-batch, a lower learning rate) is kept in the folder for it. Raises PermanentError for what it cannot.
     """
-    summary = job.folder / "summary.json"
-    if not summary.exists():
-        attempt = _attempt(job.folder)
-        job = job.model_copy(update={**attempt, "parent": os.getpid()})
-        variables = {**os.environ, **(environment or {})}
-        processes.check(job.compute, job.recipe.method, variables)
-        (job.folder / JOB).write_text(job.model_dump_json(indent=1), "utf-8")
-        code, reported = _run(job, listen, variables)
-        if code != Exit.done:
-            raise _failure(job, code, reported)
-    else:
+    if summary := finished(job.folder):
         listen(Follower(job.folder / EVENTS).new())
-    return dict(json.loads(summary.read_text("utf-8")))
+        return summary
+    attempt = read(job.folder / ATTEMPTS, Attempt)
+    if attempt is not None:
+        changes = {"micro_batch_divisor", "learning_rate_scale"}
+        job = job.model_copy(update=attempt.model_dump(include=changes))
+    job = job.model_copy(update={"parent": os.getpid()})
+    variables = {**os.environ, **(environment or {})}
+    processes.check(job.compute, job.recipe.method, variables)
+    write_text(job.folder / JOB, job.model_dump_json(indent=1))
+    done = _run(job, listen, variables)
+    if done.code != Exit.done:
+        raise _failure(job, done, attempt or Attempt())
+    if (summary := read(job.folder / SUMMARY, Summary)) is None:
+        raise WorkerDied(
+            f"{job.folder}: the training ended, but what it wrote is not whole; the next try writes it again."
+        )
+    return summary
 
 
-def _run(job: TrainingJob, listen: Listener, variables: Mapping[str, str]) -> tuple[int, dict[str, Any] | None]:
-    """Start the training and follow it: the exit code, and the first failure that one of its processes reported."""
-    follower = Follower(job.folder / EVENTS)
-    listen(follower.new())
-    failures: list[dict[str, Any]] = []
+def _run(job: TrainingJob, listen: Listener, variables: Mapping[str, str]) -> Try:
+    """Start the training and follow it to its end."""
+    follower, this = Follower(job.folder / EVENTS), Try()
+    before = follower.new()
+    this.newest_step = max((int(event["step"]) for event in before if event["event"] == "step"), default=0)
+    listen(before)
 
     def look() -> None:
         new = follower.new()
-        failures.extend(event for event in new if event["event"] == "failed")
+        this.look(new)
         listen(new)
 
     command, added = processes.command(job.folder / JOB, job.compute, variables)
     with (job.folder / LOG).open("ab") as output:
+        written = output.tell()
         worker = subprocess.Popen(command, stdout=output, stderr=subprocess.STDOUT, env={**variables, **added})
         try:
             while worker.poll() is None:
@@ -69,51 +108,88 @@ def _run(job: TrainingJob, listen: Listener, variables: Mapping[str, str]) -> tu
                 worker.kill()
             raise
         look()
-    return worker.returncode, failures[0] if failures else None
+    this.code = worker.returncode
+    # A launcher, which outlives its workers, writes down what they died of.
+    said = (job.folder / LOG).read_bytes()[written:] if processes.launched(job.compute) else b""
+    this.killed = this.code == -signal.SIGKILL or b"SIGKILL" in said
+    return this
 
 
-def _attempt(folder: Path) -> dict[str, Any]:
-    path = folder / ATTEMPTS
-    return dict(json.loads(path.read_text("utf-8"))) if path.exists() else {}
-
-
-def _failure(job: TrainingJob, code: int, reported: dict[str, Any] | None = None) -> Exception:
+def _failure(job: TrainingJob, this: Try, attempt: Attempt) -> Exception:
     """The error for a training that ended early; what the next try should do differently is written down first.
 
     A process's own report goes before the exit code: a launcher has one code for every failure.
     """
-    attempt = {"micro_batch_divisor": job.micro_batch_divisor, "learning_rate_scale": job.learning_rate_scale}
-    if reported:
-        code = Exit[reported["failure"]]
+    attempt = attempt.model_copy(
+        update={"micro_batch_divisor": job.micro_batch_divisor, "learning_rate_scale": job.learning_rate_scale}
+    )
+    code = this.code
+    if this.failure is not None:
+        code = this.failure
     elif code > 0 and processes.launched(job.compute):
         code = Exit.peer_lost
+    error: Exception
     if code == Exit.disk_full:
         return StateUnusable(
             f"{job.folder}: the disk is full; free space, or point TUNELINE_HOME elsewhere. The next run goes on from "
             "the last checkpoint."
         )
     if code == Exit.out_of_memory:
-        attempt["micro_batch_divisor"] *= 2
-        error: Exception = OutOfMemory(
-            f"training ran out of memory with packs of {job.recipe.batch_tokens // job.micro_batch_divisor} tokens; "
-            "the next try halves them and keeps the examples of each step."
-        )
+        attempt, error = _halved(job, attempt, "training ran out of memory")
     elif code == Exit.diverged:
-        attempt["learning_rate_scale"] /= 2
-        error = TrainingDiverged(
-            f"the loss is no longer a number; the next try starts from the last good checkpoint at "
-            f"{attempt['learning_rate_scale']:g} of the learning rate."
+        attempt, error = _gentler(job, this, attempt)
+    elif this.killed and attempt.killed_at is not None and this.newest_step <= attempt.killed_at:
+        what = (
+            f"training was killed (signal 9) twice and came no further than step {this.newest_step}, which the kernel"
         )
+        attempt, error = _halved(job, attempt, f"{what} does when memory ends: this is a guess;")
     elif code in (Exit.interrupted, Exit.peer_lost) or code < 0:
+        if this.killed:
+            attempt = attempt.model_copy(update={"killed_at": this.newest_step})
         error = WorkerDied(
             f"the training process {_how(code)}; the next try goes on from its last checkpoint "
             f"({job.folder / 'checkpoints'}). Its own words are in {job.folder / LOG}."
         )
     else:
-        said = f": {reported['text']}" if reported else f" (exit code {code})"
+        said = f": {this.text}" if this.text else f" (exit code {code})"
         error = PermanentError(f"the training process failed{said}; the end of {job.folder / LOG}:\n{_tail(job)}")
-    (job.folder / ATTEMPTS).write_text(json.dumps(attempt), "utf-8")
+    write_text(job.folder / ATTEMPTS, attempt.model_dump_json())
     return error
+
+
+def _halved(job: TrainingJob, attempt: Attempt, what: str) -> tuple[Attempt, Exception]:
+    error = OutOfMemory(
+        f"{what} with packs of {job.recipe.batch_tokens // job.micro_batch_divisor} tokens; "
+        "the next try halves them and keeps the examples of each step."
+    )
+    return attempt.model_copy(update={"micro_batch_divisor": 2 * job.micro_batch_divisor}), error
+
+
+def _gentler(job: TrainingJob, this: Try, attempt: Attempt) -> tuple[Attempt, Exception]:
+    """What follows a loss or gradient that is no number: another learning rate, another checkpoint, or the end.
+
+    In a try's first step the learning rate has not been used yet: what it set out from is bad.
+    """
+    start, at_once = this.from_step, this.taken == 0
+    said = f"a loss or gradient is no longer a number ({this.text.partition(': ')[2] or 'see the log'})"
+    if at_once and not start:
+        return attempt, PermanentError(
+            f"{said}, before a weight was moved: the base model gives no number for these examples, and no learning "
+            "rate mends that. Use compute.precision fp32, or another base."
+        )
+    scale = job.learning_rate_scale if at_once else job.learning_rate_scale / 2
+    rate = "the same learning rate" if at_once else f"{scale:g} of the learning rate"
+    if start and (at_once or attempt.diverged_from == start):
+        shutil.rmtree(step_folder(job.folder / "checkpoints", start), ignore_errors=True)
+        why = "at once" if at_once else "twice"
+        what = (
+            f"it diverged {why} from the checkpoint of step {start}, which is deleted; the next try starts from the one"
+        )
+        text = f"{said}; {what} before it, at {rate}."
+    else:
+        text = f"{said}; the next try starts from the last good checkpoint at {rate}."
+    changes = {"learning_rate_scale": scale, "diverged_from": start, "killed_at": None}
+    return attempt.model_copy(update=changes), TrainingDiverged(text)
 
 
 def _how(code: int) -> str:

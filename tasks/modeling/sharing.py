@@ -91,6 +91,11 @@ class Replicated:
         self.optimizer.zero_grad()
         return float(norm.full_tensor() if isinstance(norm, DTensor) else norm)
 
+    @property
+    def skipped(self) -> bool:
+        """Whether the last step was not taken, because its gradients overflowed fp16."""
+        return bool(self.accelerator.optimizer_step_was_skipped)
+
     def _sum_gradients(self) -> None:
         """Sum over processes, in buckets; a parameter without a gradient in every process stays without."""
         accelerator = self.accelerator

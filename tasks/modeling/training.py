@@ -6,45 +6,35 @@ a CPU with the same number of threads to the bit. Several processes, which share
 one, up to the order of sums.
 """
 
-import json
 import math
+import shutil
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
 import torch
 
+from tasks.durable import sync_tree, write_text
 from tasks.errors import StateUnusable, TrainingDiverged
 from tasks.modeling import checkpoints, saving, sharing
 from tasks.modeling.batches import Pack, collate, fill, plan
+from tasks.modeling.checkpoints import Progress
 from tasks.modeling.events import EVENTS, EventLog
 from tasks.modeling.job import TrainingJob
 from tasks.modeling.losses import pack_loss
 from tasks.modeling.methods import autocast_dtype, count, device, load_for_training, trainable
-from tasks.recipe import Schedule
+from tasks.modeling.outcome import SUMMARY, WEIGHTS, Summary, weights_files
+from tasks.modeling.schedules import learning_rate
 
 Examples = Sequence[tuple[list[int], list[int]]]
 PRECISIONS = {torch.float32: "no", torch.bfloat16: "bf16", torch.float16: "fp16"}
+MOST_SKIPPED = 30
+"""Steps in a row whose gradients may overflow fp16. Each halves the scale of the loss, which starts at 2 ** 16."""
 
 
 class Interrupted(Exception):
     """The process was asked to end; a checkpoint is written."""
-
-
-@dataclass
-class Progress:
-    """Where a training stands; with the moving weights and the optimiser, all that a checkpoint holds."""
-
-    step: int = 0
-    tokens: int = 0
-    seconds: float = 0.0
-    best_step: int = 0
-    best_loss: float | None = None
-    without_improvement: int = 0
-    losses: list[float] = field(default_factory=list)
-    stopped_early: bool = False
 
 
 def read_examples(path: Path) -> Examples:
@@ -53,21 +43,6 @@ def read_examples(path: Path) -> Examples:
 
     table = pq.read_table(path, columns=["input_ids", "labels"])
     return list(zip(table["input_ids"].to_pylist(), table["labels"].to_pylist(), strict=True))
-
-
-def learning_rate(step: int, steps: int, warmup_ratio: float, schedule: Schedule) -> float:
-    """The share of the highest learning rate at a step (0-based).
-
-    >>> [learning_rate(step, 10, 0.2, Schedule.linear) for step in (0, 1, 2, 6)]
-    [0.5, 1.0, 1.0, 0.5]
-    """
-    warmup = math.ceil(warmup_ratio * steps)
-    if step < warmup:
-        return (step + 1) / warmup
-    done = (step - warmup) / max(1, steps - warmup)
-    if schedule is Schedule.constant:
-        return 1.0
-    return 1.0 - done if schedule is Schedule.linear else 0.5 * (1.0 + math.cos(math.pi * done))
 
 
 class Training:
@@ -98,10 +73,14 @@ class Training:
         self._prepare(model)
         self.log = EventLog(job.folder / EVENTS) if self.main else None
         self.checkpointed = time.monotonic()
+        self.started_from = self.progress.step
+        self.skipped = 0
 
     def _prepare(self, model: Any) -> None:
         """Hand the model to the strategy, as the last checkpoint left it where there is one."""
-        recipe, checkpoint = self.recipe, checkpoints.newest(self.job.folder / "checkpoints")
+        recipe, self.warnings = self.recipe, list[str]()
+        shapes = {name: tuple(parameter.shape) for name, parameter in trainable(model).items()}
+        checkpoint = checkpoints.newest(self.job.folder, shapes, self.warnings.append)
         if checkpoint is not None:
             checkpoints.load_weights(model, checkpoint[0])
         optimizer = torch.optim.AdamW(
@@ -114,9 +93,8 @@ class Training:
         self.strategy.prepare(model, optimizer, recipe.max_grad_norm)
         self.progress = Progress()
         if checkpoint is not None:
-            folder, state = checkpoint
+            folder, self.progress = checkpoint
             checkpoints.load_optimizer(self.strategy, folder)
-            self.progress = Progress(**state)
 
     @property
     def model(self) -> Any:
@@ -141,18 +119,11 @@ class Training:
     def run(self) -> Progress:
         """Train to the end, from the last checkpoint where there is one; leave `weights/` behind.
 
-        Raises Interrupted when asked to stop, TrainingDiverged when a loss is not a number.
+        Raises Interrupted when asked to stop, TrainingDiverged when a loss or a gradient is not a number.
         """
         progress, total = self.progress, len(self.plan.steps)
         self._check_same_start()
-        self._tell(
-            "start",
-            from_step=progress.step,
-            steps=total,
-            tokens=sum(len(ids) for ids, _ in self.examples),
-            trainable_parameters=self.trainable_parameters,
-            parameters=self.parameters,
-        )
+        self._start_log(total)
         every = max(1, math.ceil(total / self.recipe.validations))
         while progress.step < total and not progress.stopped_early:
             self._step(progress.step, total)
@@ -167,6 +138,26 @@ class Training:
                 raise Interrupted
         self._save()
         return progress
+
+    def _start_log(self, steps: int) -> None:
+        if self.log is None:
+            return
+        job = self.job
+        self.log.start(
+            self.started_from,
+            {"micro_batch_divisor": job.micro_batch_divisor, "learning_rate_scale": job.learning_rate_scale},
+            self.warnings,
+            steps=steps,
+            tokens=sum(len(ids) for ids, _ in self.examples),
+            trainable_parameters=self.trainable_parameters,
+            parameters=self.parameters,
+        )
+
+    def _diverged(self, step: int, what: str) -> TrainingDiverged:
+        """The error for a number that is none, raised before a checkpoint can hold what came of it."""
+        taken = self.progress.step - self.started_from
+        self._tell("diverged", step=step, from_step=self.started_from, taken=taken)
+        return TrainingDiverged(f"step {step}: {what}")
 
     def _check_same_start(self) -> None:
         step = self.progress.step
@@ -185,8 +176,9 @@ class Training:
         labels = sum(pack.targets.numel() for pack in packs)
         loss = self._accumulate(number, packs, labels)
         if not math.isfinite(loss):
-            raise TrainingDiverged(f"step {number + 1}: the loss is {loss}")
+            raise self._diverged(number + 1, f"the loss is {loss}")
         norm = self.strategy.step(rate)
+        self._check_norm(number + 1, norm)
         progress = self.progress
         tokens = sum(pack.input_ids.numel() for pack in packs)
         seconds = time.monotonic() - started
@@ -203,6 +195,14 @@ class Training:
             tokens=tokens,
             tokens_per_second=tokens / seconds,
         )
+
+    def _check_norm(self, step: int, norm: float) -> None:
+        """In fp16 a step whose gradients overflow is not taken, and the next has a smaller scale; not without end."""
+        self.skipped = self.skipped + 1 if self.strategy.skipped else 0
+        if self.skipped > MOST_SKIPPED:
+            raise self._diverged(step, f"the gradients overflowed fp16 {self.skipped} steps in a row")
+        if not (math.isfinite(norm) or self.skipped):
+            raise self._diverged(step, f"the norm of the gradients is {norm}")
 
     def _accumulate(self, step: int, packs: Sequence[Pack], labels: int) -> float:
         """Gradients of this process's packs; the loss of all packs, in nats a label."""
@@ -221,9 +221,11 @@ class Training:
         """Mean loss over the validation split's labels; keep the weights when it is the best so far."""
         progress = self.progress
         loss = self.validation_loss()
+        if not math.isfinite(loss):
+            raise self._diverged(progress.step, f"the validation loss is {loss}")
         if progress.best_loss is None or loss < progress.best_loss:
             progress.best_loss, progress.best_step, progress.without_improvement = loss, progress.step, 0
-            checkpoints.save_weights(self.job.folder / "best", self.strategy)
+            checkpoints.save_best(self.job.folder, self.strategy, progress.step)
         else:
             progress.without_improvement += 1
         patience = self.recipe.early_stopping_patience
@@ -247,7 +249,7 @@ class Training:
         return float(loss / labels)
 
     def _checkpoint(self) -> None:
-        checkpoints.save(self.job.folder / "checkpoints", self.strategy, asdict(self.progress))
+        checkpoints.save(self.job.folder, self.strategy, self.progress)
         self._tell("checkpoint", step=self.progress.step)
         self.accelerator.wait_for_everyone()
         self.checkpointed = time.monotonic()
@@ -255,14 +257,9 @@ class Training:
     def _save(self) -> None:
         """Write `weights/`: adapter or model, the tokenizer with its template, and what they are bound to."""
         job, progress, shared_out = self.job, self.progress, self.strategy.shares_out
-        summary = asdict(progress) | {
-            "trainable_parameters": self.trainable_parameters,
-            "peak_memory": int(*self.strategy.largest(saving.peak_memory())),
-            "final_loss": sum(progress.losses) / max(1, len(progress.losses)),
-        }
-        best = job.folder / "best"
+        peak_memory = int(*self.strategy.largest(saving.peak_memory()))
         if shared_out and progress.best_loss is None:
-            checkpoints.save_weights(best, self.strategy)
+            checkpoints.save_best(job.folder, self.strategy, progress.best_step)
         if not self.main:
             return
         if shared_out:
@@ -270,7 +267,26 @@ class Training:
             self.strategy.release()
         model = self._load() if shared_out else self.plain
         if shared_out or progress.best_loss is not None:
-            checkpoints.load_weights(model, best)
-        saving.save(model, job.tokenizer, job.folder / "weights", job.origin, self.start)
-        (job.folder / "summary.json").write_text(json.dumps(summary, indent=1), "utf-8")
+            checkpoints.load_best(model, job.folder, progress.best_step)
+        shutil.rmtree(job.folder / WEIGHTS, ignore_errors=True)
+        saving.save(model, job.tokenizer, job.folder / WEIGHTS, job.origin, self.start)
+        self._sum_up(peak_memory)
         self._tell("done", step=progress.step, seconds=progress.seconds)
+
+    def _sum_up(self, peak_memory: int) -> None:
+        """Write the summary, once the weights are on the disk."""
+        progress, folder = self.progress, self.job.folder
+        sync_tree(folder / WEIGHTS)
+        summary = Summary(
+            step=progress.step,
+            tokens=progress.tokens,
+            seconds=progress.seconds,
+            best_step=progress.best_step,
+            best_loss=progress.best_loss,
+            stopped_early=progress.stopped_early,
+            final_loss=sum(progress.losses) / max(1, len(progress.losses)),
+            trainable_parameters=self.trainable_parameters,
+            peak_memory=peak_memory,
+            files=weights_files(folder),
+        )
+        write_text(folder / SUMMARY, summary.model_dump_json(indent=1))

@@ -17,10 +17,13 @@ from enum import IntEnum
 from pathlib import Path
 from types import FrameType
 
+from tasks.locks import locked
 from tasks.modeling.events import EVENTS, append
 from tasks.modeling.job import TrainingJob
 
 GRACE_SECONDS = 30
+WAITING_SECONDS = 600.0
+"""How long to wait for an earlier worker, which ends within `GRACE_SECONDS` of the process that started it."""
 
 
 class Exit(IntEnum):
@@ -147,9 +150,7 @@ def alone(folder: Path) -> Iterator[None]:
     if not is_first():
         yield
         return
-    from filelock import FileLock
-
-    with FileLock(folder / "worker.lock"):
+    with locked(folder / "worker.lock", WAITING_SECONDS, "training in this folder"):
         yield
 
 

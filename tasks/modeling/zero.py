@@ -68,6 +68,10 @@ class Zero(Replicated):
         self.model.step()
         return float(self.model.get_global_grad_norm())
 
+    @property
+    def skipped(self) -> bool:
+        return not self.model.was_step_applied()
+
     def weights(self) -> dict[str, torch.Tensor]:
         from deepspeed.utils import safe_get_full_fp32_param
 

@@ -190,6 +190,14 @@ def log_parameters(run: MlflowRun, parameters: Mapping[str, Any]) -> None:
             client.log_batch(run.run_id, params=batch)
 
 
+def log_tags(run: MlflowRun, tags: Mapping[str, str]) -> None:
+    """Set tags of the run."""
+    with service(run.tracking_uri):
+        client = connect(run.tracking_uri)
+        for name, value in tags.items():
+            client.set_tag(run.run_id, name, value)
+
+
 def log_files(run: MlflowRun, files: Mapping[str, Path | list[Path]]) -> None:
     """Store files and the contents of folders under artifact folders; '' is the top."""
     with service(run.tracking_uri):

@@ -7,7 +7,6 @@ import sys
 import threading
 import time
 from collections.abc import Callable
-from dataclasses import asdict
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
@@ -20,6 +19,7 @@ from safetensors.torch import load_file
 from tasks.errors import InvalidRecipe, WorkerDied
 from tasks.modeling import events, launch, processes
 from tasks.modeling.job import JOB, TrainingJob
+from tasks.modeling.outcome import Summary
 from tasks.modeling.processes import DEPLOYMENTS
 from tasks.modeling.training import Interrupted, Training
 from tasks.recipe import ComputeRecipe, Precision, Strategy
@@ -42,7 +42,7 @@ def on(job: TrainingJob, compute: ComputeRecipe) -> TrainingJob:
     return job.model_copy(update={"compute": compute})
 
 
-def run(job: TrainingJob) -> dict[str, Any]:
+def run(job: TrainingJob) -> Summary:
     return launch.train(job, listen=lambda new: None)
 
 
@@ -79,14 +79,14 @@ def workers(job: TrainingJob) -> list[psutil.Process]:
 
 def test_two_processes_take_the_steps_of_one(job: Make) -> None:
     one, two = (job(name, gradient_accumulation=3) for name in ("one", "two"))
-    single, double = asdict(Training(one).run()), run(on(two, TWO))
+    single, double = Training(one).run(), run(on(two, TWO))
     assert points(two, "start", "steps") == [12]
     assert points(two, "step") == pytest.approx(points(one, "step"), rel=1e-4)
     assert points(two, "step", "grad_norm") == pytest.approx(points(one, "step", "grad_norm"), rel=1e-2)
     assert points(two, "validation") == pytest.approx(points(one, "validation"), rel=1e-4)
-    assert double["tokens"] == single["tokens"]
-    assert double["best_step"] == single["best_step"]
-    assert double["peak_memory"] > 0
+    assert double.tokens == single.tokens
+    assert double.best_step == single.best_step
+    assert double.peak_memory > 0
     assert_same_weights(one, two)
 
 

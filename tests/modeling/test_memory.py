@@ -148,7 +148,7 @@ def compared(job: TrainingJob, base: Path, tokens: int) -> float:
     found = predict(
         config_of(base), job.recipe.method, job.compute, PackSize(tokens, tokens * labels // together, documents)
     )
-    return found.memory.total / summary["peak_memory"]
+    return found.memory.total / summary.peak_memory
 
 
 @pytest.mark.parametrize(

@@ -18,7 +18,9 @@ from tasks.modeling.batches import collate
 from tasks.modeling.job import JOB, TrainingJob
 from tasks.modeling.losses import pack_losses
 from tasks.modeling.methods import load_base, load_for_training, trainable
+from tasks.modeling.outcome import Attempt
 from tasks.modeling.training import Interrupted, Training, read_examples
+from tasks.modeling.worker import Exit
 from tasks.prompts import IGNORED, Example
 from tasks.recipe import ComputeRecipe, Schedule
 from tasks.recipe_methods import FullMethod, LoraMethod
@@ -117,7 +119,7 @@ def test_early_stopping_keeps_the_best_weights(job: Make) -> None:
     progress = Training(made).run()
     assert progress.stopped_early
     assert progress.step == progress.best_step + 3
-    saved = load_file(made.folder / "best" / "weights.safetensors")
+    saved = load_file(made.folder / "best" / f"step-{progress.best_step:08d}" / "weights.safetensors")
     assert all(
         torch.equal(value, saved[name.replace(".weight", ".default.weight")]) for name, value in weights(made).items()
     )
@@ -180,9 +182,8 @@ def test_a_diverging_training_says_so_and_the_next_try_is_gentler(job: Make) -> 
 
 def test_out_of_memory_halves_the_micro_batch_of_the_next_try(job: Make) -> None:
     made = job(batch_tokens=256)
-    fault = launch._failure  # the mapping alone: a real refusal cannot be staged on every machine
-    (made.folder / launch.LOG).write_text("DefaultCPUAllocator: can't allocate memory")
-    assert isinstance(fault(made, 4), OutOfMemory)
+    # The mapping alone: a real refusal cannot be staged on every machine.
+    assert isinstance(launch._failure(made, launch.Try(code=Exit.out_of_memory), Attempt()), OutOfMemory)
     assert json.loads((made.folder / "attempts.json").read_text())["micro_batch_divisor"] == 2
 
 
@@ -222,4 +223,4 @@ def test_a_disk_that_fills_up_while_training_is_said_and_training_goes_on_once_t
     with pytest.raises(StateUnusable, match="disk is full; free space"):
         launch.train(made, listen=lambda new: None)
     filler.unlink()
-    assert launch.train(made, listen=lambda new: None)["step"] == 40
+    assert launch.train(made, listen=lambda new: None).step == 40

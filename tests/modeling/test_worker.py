@@ -15,6 +15,7 @@ from tasks.errors import OutOfMemory, PermanentError, TrainingDiverged, Tuneline
 from tasks.modeling import events, launch
 from tasks.modeling.events import EVENTS
 from tasks.modeling.job import JOB, TrainingJob
+from tasks.modeling.outcome import ATTEMPTS, Attempt
 from tasks.modeling.training import Interrupted
 from tasks.modeling.worker import Exit, how_it_ended
 from tasks.recipe import ComputeRecipe
@@ -78,8 +79,8 @@ def test_behind_a_launcher_the_report_of_a_process_decides(
 ) -> None:
     made = job().model_copy(update={"compute": ComputeRecipe(processes=2)})
     (made.folder / launch.LOG).write_text("Traceback", "utf-8")
-    report = {"failure": reported, "text": "RuntimeError: what was wrong"} if reported else None
-    fault = launch._failure(made, code, report)
+    ended = launch.Try(code=code, failure=Exit[reported] if reported else None, text="RuntimeError: what was wrong")
+    fault = launch._failure(made, ended, Attempt())
     assert type(fault) is error
-    halved = json.loads((made.folder / launch.ATTEMPTS).read_text("utf-8"))["micro_batch_divisor"]
+    halved = json.loads((made.folder / ATTEMPTS).read_text("utf-8"))["micro_batch_divisor"]
     assert halved == (2 if error is OutOfMemory else 1)
