@@ -15,7 +15,7 @@ from rich.console import Console
 from rich.panel import Panel
 from rich.text import Text
 
-from flows import export, plan
+from flows import doctor, export, plan
 from flows.logs import logged
 from flows.servers import flow_command
 from flows.signals import exit_code, exit_when_asked, leave
@@ -218,7 +218,11 @@ def lookup(
     as_json: Annotated[bool, typer.Option("--json", help="One JSON object for machines.")] = False,
 ) -> None:
     """Say which version an alias points at, and why; under a second."""
+    from tasks.registry.relocation import moved
+
     version = _found(name, alias)
+    if fault := moved(state().tracking_uri):
+        Console(stderr=True).print(f"[yellow]![/] {fault}", soft_wrap=True, highlight=False)
     if as_json:
         typer.echo(json.dumps({"alias": alias, **version.model_dump()}, ensure_ascii=False))
         return
@@ -256,30 +260,19 @@ def fetch_base(name: Annotated[str, typer.Argument(metavar="NAME", help="A model
 
 
 @app.command(
-    epilog="Example: [bold]tuneline doctor[/]\n\nNext: put the advice into a recipe, for example "
-    "[bold]--set compute.precision=fp32[/]. Exit code 1 means that something essential is broken."
-)
-def doctor() -> None:
-    """Check this machine: versions, memory, GPUs, number formats that are fast here, servers, state folder."""
-    from flows.doctor import examine, screen
-
-    findings = examine(state())
-    Console().print(screen(findings))
-    if any(finding.verdict == "broken" for finding in findings):
-        raise typer.Exit(FAILED)
-
-
-@app.command(
     epilog="Example: [bold]tuneline ui[/]\n\nNext: open the two addresses it prints; Ctrl-C ends every server."
 )
 def ui() -> None:
     """Serve Prefect's and MLflow's pages over this state, with the deployments and a worker."""
     here = _prepared()
     from flows.interface import serve
+    from tasks.registry import relocation
 
+    relocation.check(here.tracking_uri)
     serve(here, Console())
 
 
+app.command(epilog=doctor.EPILOG)(doctor.doctor)
 app.command(epilog=export.EPILOG)(export.export)
 app.command(epilog=plan.EPILOG)(plan.plan)
 

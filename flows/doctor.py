@@ -11,16 +11,23 @@ from collections.abc import Callable, Iterator
 from contextlib import suppress
 from importlib.util import find_spec
 from pathlib import Path
-from typing import Any, Literal, NamedTuple
+from typing import Annotated, Any, Literal, NamedTuple
 
+import typer
+from rich.console import Console
 from rich.table import Table
 
 from flows.servers import check_prefect
 from tasks.credentials import without_credentials
 from tasks.errors import ServiceUnavailable, StateUnusable
-from tasks.settings import State, answers, make_private, prefect_address, prepare_environment
+from tasks.registry import relocation
+from tasks.settings import State, answers, make_private, prefect_address, prepare_environment, state
 from tasks.store import writable
 
+EPILOG = (
+    "Example: [bold]tuneline doctor[/]\n\nNext: put the advice into a recipe, for example "
+    "[bold]--set compute.precision=fp32[/]. Exit code 1 means that something essential is broken."
+)
 Verdict = Literal["good", "note", "broken"]
 SECONDS_A_FORMAT = 0.4
 """How long the matrix products of one number format are measured."""
@@ -51,6 +58,23 @@ class Finding(NamedTuple):
     what: str
     found: str
     verdict: Verdict = "good"
+
+
+def doctor(
+    relocate: Annotated[
+        bool, typer.Option("--relocate", help="Point a registry that was moved with its state folder at its files.")
+    ] = False,
+) -> None:
+    """Check this machine: versions, memory, GPUs, number formats that are fast here, servers, state folder."""
+    here = state()
+    if relocate:
+        prepare_environment(here)
+        Console().print(relocated(here), soft_wrap=True, highlight=False)
+        return
+    findings = examine(here)
+    Console().print(screen(findings))
+    if any(finding.verdict == "broken" for finding in findings):
+        raise typer.Exit(1)
 
 
 def examine(state: State) -> list[Finding]:
@@ -216,6 +240,8 @@ def servers(state: State) -> Iterator[Finding]:
         yield prefect_server(f"{without_credentials(address)}, {whose}")
     if state.tracking_uri.startswith(("http://", "https://")):
         yield reachable("MLflow", state.tracking_uri, "/health")
+    elif fault := relocation.moved(state.tracking_uri):
+        yield Finding("MLflow", fault, "broken")
     else:
         yield Finding("MLflow", f"{without_credentials(state.tracking_uri)}, artifacts in {state.artifacts}")
 
@@ -227,6 +253,21 @@ def prefect_server(found: str) -> Finding:
     except ServiceUnavailable as fault:
         return Finding("Prefect", str(fault), "broken")
     return Finding("Prefect", found)
+
+
+def relocated(state: State) -> str:
+    """Point a registry that was moved at its files; what was done, in words. Raises StateUnusable."""
+    done = relocation.relocate(state.tracking_uri)
+    if done is None:
+        return f"Nothing to relocate: the registry in {state.root} names its own files."
+    changed = ", ".join(f"{table} {count}" for table, count in done.rows.items())
+    whole = done.versions - len(done.missing)
+    lost = f"; gone, as they were before: {', '.join(done.missing)}" if done.missing else ""
+    return (
+        f"The registry was made in {done.old} and is now in {done.new}.\n"
+        f"Rows that name the new place: {changed}. {whole} of {done.versions} versions have their files{lost}.\n"
+        f"The database as it was: {done.backup}"
+    )
 
 
 def reachable(what: str, address: str, health: str) -> Finding:

@@ -11,7 +11,7 @@ from tasks.modeling import processes
 from tasks.modeling.base_model import CARRIED, is_hub_name, verified
 from tasks.recipe import BaseModelRecipe, Recipe
 from tasks.recipe_methods import CombineMethod
-from tasks.registry import policy
+from tasks.registry import policy, relocation
 from tasks.settings import prepare_environment, state
 from tasks.store import writable
 from tasks.workplace import Workplace
@@ -28,6 +28,7 @@ def preflight(recipe: Recipe, evaluated: str = "") -> Workplace:
     """
     here = state()
     prepare_environment(here)
+    relocation.check(here.tracking_uri)
     policy.load(Path(recipe.promotion.policy))
     sources = source_digest(recipe.data)
     _check_base(recipe.base)

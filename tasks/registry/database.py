@@ -10,6 +10,8 @@ from collections.abc import Iterator
 from contextlib import closing, contextmanager
 from pathlib import Path
 from typing import Any
+from urllib.parse import urlparse
+from urllib.request import url2pathname
 
 from tasks.durable import sync_folder
 from tasks.errors import PermanentError, ServiceUnavailable, StateUnusable
@@ -61,6 +63,12 @@ def rows(database: Path, query: str, *values: Any) -> list[tuple[Any, ...]]:
         raise ServiceUnavailable(f"{database}: {fault}; another process may be writing, try again.") from fault
     except sqlite3.DatabaseError as fault:
         raise PermanentError(f"{database}: {fault}; this is not MLflow's database.") from fault
+
+
+def local_folder(address: str) -> Path | None:
+    """The folder behind a path or a `file:` address, None for any other address."""
+    parts = urlparse(address)
+    return Path(url2pathname(parts.path)) if parts.scheme in ("", "file") else None
 
 
 def _read(database: Path, query: str, *values: Any) -> list[tuple[Any, ...]]:

@@ -12,10 +12,9 @@ from collections.abc import Iterable, Mapping
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
-from urllib.parse import urlparse
-from urllib.request import url2pathname
 
 from tasks.errors import ServiceUnavailable, StateUnusable
+from tasks.registry.database import local_folder as local_folder
 from tasks.registry.tracking import MlflowRun
 from tasks.scratch import scratch_folder
 
@@ -93,12 +92,6 @@ def _copy(run: MlflowRun, package: Package, logged: Any) -> None:
             pip_requirements=requirements(package.kind, bool(package.model_config.get("quantisation"))),
             model_config=dict(package.model_config),
         )
-
-
-def local_folder(address: str) -> Path | None:
-    """The folder behind a path or a `file:` address, None for any other address."""
-    parts = urlparse(address)
-    return Path(url2pathname(parts.path)) if parts.scheme in ("", "file") else None
 
 
 def _check_room(copied: Iterable[Path], scratch: Path, store: Path | None) -> None:

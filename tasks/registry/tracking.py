@@ -14,7 +14,7 @@ from typing import Any, NamedTuple
 from pydantic import BaseModel, ConfigDict
 
 from tasks.errors import InvalidRecipe, RunGone, StateUnusable
-from tasks.registry import database
+from tasks.registry import database, relocation
 from tasks.registry.faults import service as service
 from tasks.registry.lookup import sqlite_path
 from tasks.scratch import scratch_folder
@@ -70,13 +70,17 @@ def configure(tracking_uri: str) -> None:
 
 
 def connect(tracking_uri: str) -> Any:
-    """An MlflowClient. A process opens a SQLite store under a lock once: two migrating it together break it."""
+    """An MlflowClient. A process opens a SQLite store under a lock once: two migrating it together break it.
+
+    Raises StateUnusable for a registry that was moved and still names the files of the old place.
+    """
     configure(tracking_uri)
     from mlflow import MlflowClient
 
     path = sqlite_path(tracking_uri)
     if path is None or (os.getpid(), tracking_uri) in _opened:
         return MlflowClient(tracking_uri, tracking_uri)
+    relocation.check(tracking_uri)
     with database.alone(path):
         database.prepare(path)
         client = MlflowClient(tracking_uri, tracking_uri)
