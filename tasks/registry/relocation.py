@@ -24,7 +24,8 @@ COLUMNS = (
 )
 VERSIONS = (
     "select v.name, v.version, m.artifact_location from model_versions v join logged_models m "
-    "on v.source = 'models:/' || m.model_id where v.current_stage <> 'Deleted_Internal' and m.lifecycle_stage = 'active'"
+    "on v.source = 'models:/' || m.model_id "
+    "where v.current_stage <> 'Deleted_Internal' and m.lifecycle_stage = 'active'"
 )
 
 
@@ -60,7 +61,7 @@ def moved(tracking_uri: str) -> str:
 
 
 def old_locations(database: Path) -> list[str]:
-    """The addresses outside this database's folder where its experiments keep files, or kept them before it was moved."""
+    """The places where the experiments of a database that was moved, or copied, kept their files before."""
     try:
         locations = {str(location) for (location,) in rows(database, "select artifact_location from experiments")}
     except UnknownSchemaError:
