@@ -1,10 +1,9 @@
 """Small records on disk: written whole and synced; what a crash or a foreign hand left there counts as not there."""
 
-import json
 import logging
 import os
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import TypeVar
 
 from pydantic import BaseModel, ValidationError
 
@@ -19,17 +18,15 @@ def write_text(path: Path, text: str) -> None:
     """Write a file so that a crash leaves the old content or the new one, and nothing else."""
     temporary = path.with_name(f".{path.name}.new")
     with locked(path.with_name(f".{path.name}.lock"), WRITING_SECONDS, "writing this file"):
-        with temporary.open("w", encoding="utf-8") as stream:
-            stream.write(text)
-            stream.flush()
-            os.fsync(stream.fileno())
-        temporary.replace(path)
+        try:
+            with temporary.open("w", encoding="utf-8") as stream:
+                stream.write(text)
+                stream.flush()
+                os.fsync(stream.fileno())
+            temporary.replace(path)
+        finally:
+            temporary.unlink(missing_ok=True)
         sync_folder(path.parent)
-
-
-def write_json(path: Path, content: Any) -> None:
-    """Write a JSON file as `write_text` does."""
-    write_text(path, json.dumps(content, ensure_ascii=False, indent=1))
 
 
 def sync_folder(folder: Path) -> None:

@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from tasks.artifacts import StepRecord
-from tasks.errors import StateUnusable
+from tasks.errors import StateUnusable, WorkRefused
 from tasks.store import StepStore, digest, file_digest, writable
 
 
@@ -117,3 +117,23 @@ def test_two_processes_build_a_step_once(tmp_path: Path) -> None:
 def test_a_full_or_read_only_disk_says_what_to_do(tmp_path: Path, number: int, words: str) -> None:
     with pytest.raises(StateUnusable, match=words), writable(tmp_path):
         raise OSError(number, "refused", str(tmp_path / "file"))
+
+
+@pytest.mark.parametrize("fault", [WorkRefused("no"), RuntimeError("broken"), KeyboardInterrupt()], ids=repr)
+def test_a_step_that_ends_in_a_failure_takes_its_partial_folder_along(tmp_path: Path, fault: BaseException) -> None:
+    def fail(folder: Path) -> StepRecord:
+        (folder / "half.txt").write_text("half", "utf-8")
+        raise fault
+
+    with pytest.raises(type(fault)):
+        StepStore(tmp_path).make("step", {"data": "a"}, StepRecord, fail)
+    assert list((tmp_path / "step").iterdir()) == []
+
+
+def test_a_resumable_step_that_was_refused_before_it_began_leaves_nothing(tmp_path: Path) -> None:
+    def refuse(_: Path) -> StepRecord:
+        raise WorkRefused("no")
+
+    with pytest.raises(WorkRefused):
+        StepStore(tmp_path).make("step", {"data": "a"}, StepRecord, refuse, resumable=True)
+    assert list((tmp_path / "step").iterdir()) == []

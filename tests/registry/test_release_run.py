@@ -6,13 +6,15 @@ from pathlib import Path
 
 import pytest
 
+from tasks import train
 from tasks.artifacts import StepRecord
 from tasks.errors import StateUnusable
+from tasks.progress import Meter
 from tasks.registry import lookup, tracking
 from tasks.registry.tracking import MlflowRun, connect
 from tasks.settings import State
 from tasks.store import StepStore
-from tasks.workplace import ReleaseRun
+from tasks.workplace import ReleaseRun, Workplace
 
 
 @pytest.fixture
@@ -154,3 +156,21 @@ def test_no_lock_file_is_left_beside_a_step(release, state, step):
     release().once(step("train"), tagged("train"))
     left = {path.name for path in Path(state.steps / "step").iterdir() if path.is_file()}
     assert left == set()
+
+
+@pytest.mark.parametrize("gone", ["run", "experiment"])
+def test_a_training_goes_on_whatever_is_deleted_in_mlflow(release, state, monkeypatch, gone, caplog):
+    flow = release()
+    run = flow.open()
+    client = connect(state.tracking_uri)
+    _ = client.delete_run(run.run_id) if gone == "run" else client.delete_experiment(run.experiment_id)
+    monkeypatch.setattr(train, "SEND_EVERY_SECONDS", 0.0)
+    follower = train.Follower(
+        Workplace(state, StepStore(state.steps), flow), Meter("train", 12, "steps", lambda *_: None)
+    )
+    numbers = dict.fromkeys(("loss", "learning_rate", "grad_norm", "tokens_per_second"), 1.0)
+    follower([{"event": "step", "time": 1.0, "step": 1, **numbers}])
+    if gone == "run":
+        assert flow.open().run_id != run.run_id
+    else:
+        assert "training goes on" in caplog.text and not follower.reachable
