@@ -120,41 +120,41 @@ def _failure(job: TrainingJob, this: Try, attempt: Attempt) -> Exception:
 
     A process's own report goes before the exit code: a launcher has one code for every failure.
     """
-    attempt = attempt.model_copy(
-        update={"micro_batch_divisor": job.micro_batch_divisor, "learning_rate_scale": job.learning_rate_scale}
-    )
     code = this.code
     if this.failure is not None:
         code = this.failure
     elif code > 0 and processes.launched(job.compute):
         code = Exit.peer_lost
-    error: Exception
     if code == Exit.disk_full:
         return StateUnusable(
             f"{job.folder}: the disk is full; free space, or point TUNELINE_HOME elsewhere. The next run goes on from "
             "the last checkpoint."
         )
+    taken = {"micro_batch_divisor": job.micro_batch_divisor, "learning_rate_scale": job.learning_rate_scale}
+    learned, error = _learned(job, code, this, attempt.model_copy(update=taken))
+    write_text(job.folder / ATTEMPTS, learned.model_dump_json())
+    return error
+
+
+def _learned(job: TrainingJob, code: int, this: Try, attempt: Attempt) -> tuple[Attempt, Exception]:
+    """What the next try has to know, and the error that starts it or is the end."""
     if code == Exit.out_of_memory:
-        attempt, error = _halved(job, attempt, "training ran out of memory")
-    elif code == Exit.diverged:
-        attempt, error = _gentler(job, this, attempt)
-    elif this.killed and attempt.killed_at is not None and this.newest_step <= attempt.killed_at:
+        return _halved(job, attempt, "training ran out of memory")
+    if code == Exit.diverged:
+        return _gentler(job, this, attempt)
+    if this.killed and attempt.killed_at is not None and this.newest_step <= attempt.killed_at:
         what = (
             f"training was killed (signal 9) twice and came no further than step {this.newest_step}, which the kernel"
         )
-        attempt, error = _halved(job, attempt, f"{what} does when memory ends: this is a guess;")
-    elif code in (Exit.interrupted, Exit.peer_lost) or code < 0:
-        if this.killed:
-            attempt = attempt.model_copy(update={"killed_at": this.newest_step})
-        error = WorkerDied(
+        return _halved(job, attempt, f"{what} does when memory ends: this is a guess;")
+    if code in (Exit.interrupted, Exit.peer_lost) or code < 0:
+        at = this.newest_step if this.killed else attempt.killed_at
+        return attempt.model_copy(update={"killed_at": at}), WorkerDied(
             f"the training process {_how(code)}; the next try goes on from its last checkpoint "
             f"({job.folder / 'checkpoints'}). Its own words are in {job.folder / LOG}."
         )
-    else:
-        said = f": {this.text}" if this.text else f" (exit code {code})"
-        error = PermanentError(f"the training process failed{said}; the end of {job.folder / LOG}:\n{_tail(job)}")
-    write_text(job.folder / ATTEMPTS, attempt.model_dump_json())
-    return error
+    said = f": {this.text}" if this.text else f" (exit code {code})"
+    return attempt, PermanentError(f"the training process failed{said}; the end of {job.folder / LOG}:\n{_tail(job)}")
 
 
 def _halved(job: TrainingJob, attempt: Attempt, what: str) -> tuple[Attempt, Exception]:
