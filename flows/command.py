@@ -266,9 +266,9 @@ def ui() -> None:
     """Serve Prefect's and MLflow's pages over this state, with the deployments and a worker."""
     here = _prepared()
     from flows.interface import serve
-    from tasks.registry import relocation
+    from tasks.registry.tracking import make_ready
 
-    relocation.check(here.tracking_uri)
+    make_ready(here.tracking_uri)
     serve(here, Console())
 
 

@@ -19,14 +19,13 @@ _in_use = threading.RLock()
 
 
 @contextmanager
-def scratch_folder(root: Path | None = None) -> Iterator[Path]:
-    """A new folder below `root`, which every library of this process takes for the temporary folder meanwhile.
+def scratch_folder() -> Iterator[Path]:
+    """A new folder of this process, which every library takes for the temporary folder meanwhile.
 
     MLflow copies whole models into the temporary folder, and a killed process leaves them there. Here the next
-    process deletes them. `root` holds nothing else; by default it is the state's. Raises StateUnusable where it cannot
-    be written.
+    process deletes them. Raises StateUnusable where the state folder cannot be written.
     """
-    root = root or state().scratch
+    root = state().scratch
     with writable(root), _in_use:
         with locked(root / ".lock", SWEEPING_SECONDS, "deleting what killed processes left"):
             _sweep(root)

@@ -80,13 +80,20 @@ def connect(tracking_uri: str) -> Any:
     path = sqlite_path(tracking_uri)
     if path is None or (os.getpid(), tracking_uri) in _opened:
         return MlflowClient(tracking_uri, tracking_uri)
-    relocation.check(tracking_uri)
+    make_ready(tracking_uri)
     with database.alone(path):
-        database.prepare(path)
         client = MlflowClient(tracking_uri, tracking_uri)
         client.search_experiments(max_results=1)
     _opened.add((os.getpid(), tracking_uri))
     return client
+
+
+def make_ready(tracking_uri: str) -> None:
+    """Make the tables of a SQLite store that has none yet, before anything else opens it. Raises StateUnusable."""
+    relocation.check(tracking_uri)
+    if path := sqlite_path(tracking_uri):
+        with database.alone(path):
+            database.prepare(path)
 
 
 def open_run(

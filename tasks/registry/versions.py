@@ -4,6 +4,7 @@ import hashlib
 import json
 import os
 import re
+import shutil
 import signal
 import subprocess
 import sys
@@ -108,12 +109,15 @@ def version_folder(tracking_uri: str, name: str, version: int, cache: Path) -> P
         target = cache / f"{name}-{version}-{hashlib.sha256(f'{tracking_uri} {address}'.encode()).hexdigest()[:12]}"
         if target.exists():
             return target
-        lock, room = target.with_name(f"{target.name}.lock"), cache / "scratch"
-        with writable(cache), locked(lock, DAY, "downloading this version"), scratch_folder(room) as partial:
+        lock, partial = target.with_name(f"{target.name}.lock"), target.with_name(f".{target.name}.partial")
+        with writable(cache), locked(lock, DAY, "downloading this version"), scratch_folder() as scratch:
             if not target.exists():
-                got = Path(download_artifacts(artifact_uri=address, dst_path=str(partial), tracking_uri=tracking_uri))
-                # Moved into place last: a folder under its final name is whole.
-                _with_model(got, f"{name}/{version}").rename(target)
+                got = Path(download_artifacts(artifact_uri=address, dst_path=str(scratch), tracking_uri=tracking_uri))
+                shutil.rmtree(partial, ignore_errors=True)
+                # The cache may be a link to another disk, where moving is copying.
+                shutil.move(_with_model(got, f"{name}/{version}"), partial)
+                # Renamed into place last: a folder under its final name is whole.
+                partial.rename(target)
         return target
 
 
