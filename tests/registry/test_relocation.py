@@ -79,7 +79,7 @@ def test_a_look_up_answers_all_the_same_and_says_it_beside_the_answer(moved):
 def test_after_relocating_the_version_loads_and_answers_from_the_new_place(moved):
     done = command(moved, "doctor", "--relocate")
     assert done.returncode == 0, done.stderr
-    assert "experiments 2, runs 1, logged_models 1" in done.stdout and "1 of 1 versions have their files" in done.stdout
+    assert "experiments 1, runs 1, logged_models 1" in done.stdout and "1 of 1 versions have their files" in done.stdout
     uri = f"sqlite:///{moved}/mlflow.db"
     assert versions.model_folder(uri, "desk", 1, moved / "cache").is_relative_to(moved)
     assert len(versions.ask(uri, "desk", 1, ROWS, moved / "cache")) == 1
