@@ -87,7 +87,10 @@ class Follower:
     def __call__(self, new: Sequence[dict[str, Any]]) -> None:
         for event in new:
             self._show(event)
-        self.waiting += new
+            if event["event"] == "start" and event.get("retakes_until"):
+                # Of a try that failed only what was sent before is ever seen.
+                self.waiting = [one for one in self.waiting if one.get("step", 0) <= event["from_step"]]
+            self.waiting.append(event)
         # Seldom, since each batch takes processor time from the training beside it.
         if self.reachable and self.waiting and time.monotonic() - self.sent >= SEND_EVERY_SECONDS:
             from tasks.registry import tracking

@@ -42,6 +42,8 @@ class Replicated:
     """Each process holds all there is; also the strategy of one process alone."""
 
     shares_out = False
+    skipped = False
+    """Whether the last step was not taken, because its gradients overflowed fp16."""
     model: Any
     optimizer: Any
     parameters: list[torch.nn.Parameter]
@@ -87,14 +89,14 @@ class Replicated:
         for group in self.optimizer.param_groups:
             group["lr"] = rate
         norm = self.accelerator.clip_grad_norm_(self.parameters, self.limit or float("inf"))
+        scaler = self.accelerator.scaler
+        scale = scaler.get_scale() if scaler else 0.0
         self.optimizer.step()
+        if scaler:
+            # Not accelerate's own word for it: a fused optimiser is called also for a step that it then leaves out.
+            self.skipped = bool(*self.largest(scaler.get_scale() < scale))
         self.optimizer.zero_grad()
         return float(norm.full_tensor() if isinstance(norm, DTensor) else norm)
-
-    @property
-    def skipped(self) -> bool:
-        """Whether the last step was not taken, because its gradients overflowed fp16."""
-        return bool(self.accelerator.optimizer_step_was_skipped)
 
     def _sum_gradients(self) -> None:
         """Sum over processes, in buckets; a parameter without a gradient in every process stays without."""

@@ -66,11 +66,8 @@ class Zero(Replicated):
         for group in self.optimizer.param_groups:
             group["lr"] = rate
         self.model.step()
+        self.skipped = not self.model.was_step_applied()
         return float(self.model.get_global_grad_norm())
-
-    @property
-    def skipped(self) -> bool:
-        return not self.model.was_step_applied()
 
     def weights(self) -> dict[str, torch.Tensor]:
         from deepspeed.utils import safe_get_full_fp32_param

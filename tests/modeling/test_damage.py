@@ -15,11 +15,12 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from tasks.errors import OutOfMemory, PermanentError, TrainingDiverged, WorkerDied
-from tasks.modeling import events, launch
+from tasks.modeling import events, launch, sharing
 from tasks.modeling.job import JOB, TrainingJob
 from tasks.modeling.outcome import ATTEMPTS, SUMMARY, Attempt, Summary, finished, weights_files
 from tasks.modeling.training import MOST_SKIPPED, Interrupted, Training
 from tasks.modeling.worker import Exit
+from tasks.recipe import Strategy
 from tasks.recipe_methods import LoraMethod
 from tasks.store import file_digest
 
@@ -315,13 +316,26 @@ def test_a_gradient_that_is_no_number_ends_the_try_before_a_checkpoint_can_hold_
         assert all(value.isfinite().all() for value in load_file(checkpoint / "weights.safetensors").values())
 
 
-def test_overflowing_steps_of_fp16_are_skipped_but_not_without_end(job: Make, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_overflowing_steps_of_fp16_are_skipped_but_not_without_end(job: Make) -> None:
     training = Training(job())
-    monkeypatch.setattr(type(training.strategy), "skipped", property(lambda _: True))
+    training.strategy.skipped = True
     for step in range(1, MOST_SKIPPED + 1):
         training._check_norm(step, float("inf"))
     with pytest.raises(TrainingDiverged, match="overflowed fp16 31 steps in a row"):
         training._check_norm(MOST_SKIPPED + 1, float("inf"))
+
+
+@pytest.mark.parametrize("fused", [True, None], ids=["fused, as on a GPU", "not fused"])
+def test_a_step_whose_gradients_overflow_is_known_to_be_skipped(fused: bool | None) -> None:
+    strategy = sharing.start(Strategy.replicated, "no")
+    strategy.accelerator.scaler = torch.amp.GradScaler("cpu")
+    model = torch.nn.Linear(2, 1)
+    strategy.prepare(model, torch.optim.AdamW(model.parameters(), fused=fused), 1.0)
+    for factor, skipped in ((1.0, False), (float("inf"), True), (1.0, False)):
+        before = model.weight.detach().clone()
+        strategy.backward(factor * model(torch.ones(1, 2)).sum(), last=True)
+        strategy.step(0.1)
+        assert strategy.skipped is torch.equal(before, model.weight) is skipped
 
 
 @pytest.fixture
