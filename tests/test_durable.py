@@ -55,7 +55,7 @@ def test_two_writers_of_one_file_leave_the_content_of_one_of_them(tmp_path: Path
     ("content", "reason"),
     [
         (b"", "Invalid JSON"),
-        (b"null", "Note"),
+        (b"null", "object"),
         (b'{"run_id": "x", "count": "many"}', "count"),
         (b'{"run_id": "x", "more": 1}', "more"),
         (b"\xff\xfe", "Invalid JSON"),
