@@ -86,8 +86,8 @@ def _unfinished(fault: sqlite3.OperationalError) -> bool:
 
 
 def _roll_back(database: Path) -> None:
-    """Open a database for writing once: SQLite then undoes what a killed process had begun."""
-    with alone(database), closing(sqlite3.connect(_address(database, "rw"), uri=True, timeout=SECONDS)) as store:
+    """Open a database for writing once: SQLite then undoes what a killed process had begun, one process at a time."""
+    with closing(sqlite3.connect(_address(database, "rw"), uri=True, timeout=SECONDS)) as store:
         try:
             store.execute("select 1 from sqlite_master").fetchone()
         except sqlite3.OperationalError as fault:
