@@ -12,9 +12,8 @@ import pytest
 from mlflow.exceptions import MlflowException
 
 from tasks.errors import InvalidRecipe, RunGone, ServiceUnavailable, StateUnusable
-from tasks.registry import lookup, tracking
+from tasks.registry import lookup, tracking, versions
 from tasks.registry.tracking import Point, connect
-from tasks.scratch import scratch_folder
 from tasks.train import points_of
 
 
@@ -92,23 +91,18 @@ def test_rows_are_kept_whole_and_shown_in_part_once(run, tmp_path):
     assert list(shown["prompt"]) == [f"p{n}" for n in range(300)]
 
 
-def test_nothing_is_left_in_the_temporary_folder(run, tmp_path, monkeypatch):
-    usual = tmp_path / "usual"
-    usual.mkdir()
-    monkeypatch.setattr(tempfile, "tempdir", str(usual))
+def test_no_file_is_ever_made_in_the_temporary_folder(run, tmp_path, tiny_adapter, monkeypatch):
+    # Whoever makes one there fails, since the folder does not exist.
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path / "nowhere"))
     monkeypatch.setenv("TUNELINE_HOME", str(tmp_path))
-    seen = []
-
-    def look(*_):
-        seen.extend((tmp_path / "scratch").glob("*/"))
-
     pd.DataFrame({"prompt": ["p"]}).to_parquet(tmp_path / "rows.parquet")
     tracking.log_rows(run, tmp_path / "rows.parquet", "evaluation")
-    with scratch_folder() as folder:
-        look()
-        assert tempfile.mkdtemp().startswith(str(folder))
-    assert tempfile.gettempdir() == str(usual) and list(usual.iterdir()) == []
-    assert len(seen) == 1 and list((tmp_path / "scratch").iterdir()) == []
+    (tmp_path / "report.json").write_text("{}")
+    tracking.log_files(run, {"evaluation": tmp_path / "report.json"})
+    assert tracking.read_json(run, "evaluation/report.json") == {}
+    version = versions.register_model(run, "desk-adapter", "adapter", tiny_adapter, "a" * 64, {})
+    assert versions.model_folder(run.tracking_uri, "desk-adapter", version, tmp_path / "cache").is_dir()
+    assert list((tmp_path / "scratch").iterdir()) == []
 
 
 @pytest.mark.parametrize("status_of", [tracking.status_of, lookup.run_status], ids=["the client", "the look-up"])
