@@ -2,30 +2,34 @@
 
 `candidate`, `staging` and `production` each name the newest version that got that far, so a promotion to production
 moves all three, and one to staging moves candidate too. `previous` is the production before this one, the way back.
-Adapter and merged model move together. No registry moves several aliases at once, so the moves are written to the
-ledger before and confirmed after: whoever comes next finishes what a crash left half-done. `production` of the merged
-model moves last.
+Adapter and merged model move together, `production` of the merged model last (`moves.py` says what a crash leaves).
+What was decided on is looked at again here, under the lock of the moves: no other promotion comes in between.
 """
 
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
-
-from filelock import FileLock
+from typing import Any, NamedTuple
 
 from tasks.credentials import without_credentials
 from tasks.errors import UnknownVersion, WorkRefused
 from tasks.registry import ledger as books
 from tasks.registry import lookup
+from tasks.registry.moves import Move, carry_out, finish_half_done, one_at_a_time
 from tasks.registry.tracking import MlflowRun, connect, service
 from tasks.registry.versions import tie
-from tasks.store import writable
 
 CHAIN = ("candidate", "staging", "production")
 ROLLED_BACK = "rolled_back"
-Move = tuple[str, str, int]
-"""Registered name, alias, and the version it shall point at; 0 takes the alias away."""
+REASONS = ("Promoted to ", "Rolled back: ", "Not promoted: ", "Stays in production")
+"""How the reason begins that stands above a version's own description."""
+
+
+class WayBack(NamedTuple):
+    """A rollback: the version in production, the one before it, and whether production went back to that already."""
+
+    left: int
+    back: int
+    done: bool = False
 
 
 def promote(
@@ -40,17 +44,22 @@ def promote(
     ledger: Path,
     run: MlflowRun | None = None,
     force: bool = False,
+    standing: int | None = None,
+    decision: Mapping[str, Any] | None = None,
 ) -> int:
     """Move the aliases up to `target` to a version and its adapter; returns what `previous` points at then, 0 for none.
 
-    `adapter_name` is empty for full fine-tuning. The reason goes into the version's description and the ledger before
-    any alias moves. Doing it again changes nothing. Raises UnknownVersion, ServiceUnavailable, and WorkRefused for a
-    version that was rolled back, unless forced.
+    `adapter_name` is empty for full fine-tuning. `standing` is the production version that the candidate was proved
+    against, 0 where there was none; with None nothing is asked. `decision` is the ledger's entry of why. The reason
+    goes into the version's description and the ledger before any alias moves. Doing it again changes nothing. Raises
+    UnknownVersion, ServiceUnavailable, StateUnusable, and WorkRefused where production is another version than
+    `standing` by now, or for a version that was rolled back, unless forced.
     """
     if target not in CHAIN:
         raise UnknownVersion(f"{target!r} is no stage; use {', '.join(CHAIN)}.")
-    with _one_at_a_time(ledger), service(tracking_uri):
-        _finish_half_done(tracking_uri, ledger, run)
+    with one_at_a_time(ledger), service(tracking_uri):
+        finish_half_done(tracking_uri, ledger, run)
+        _same_production(tracking_uri, name, version, standing)
         found = _existing(tracking_uri, name, version)
         if (back := found.tags.get(ROLLED_BACK)) and not force:
             raise WorkRefused(f"{name}/{version} was rolled back ({back}); promote it with force to try it again.")
@@ -59,51 +68,113 @@ def promote(
             _existing(tracking_uri, adapter_name, adapter_version)
             tie(tracking_uri, name, version, adapter_name, adapter_version)
             targets.insert(0, (adapter_name, adapter_version))
+        if decision:
+            books.decide_once(ledger, decision, run)
         if back:
             connect(tracking_uri).delete_model_version_tag(name, str(version), ROLLED_BACK)
         _explain(tracking_uri, found, f"Promoted to {target}: {reason}", decision_tags)
         moves = [move for model, number in targets for move in _promotion(tracking_uri, model, number, target)]
-        _carry_out(
-            tracking_uri, {"kind": "promote", "name": name, "version": version, "reason": reason}, moves, ledger, run
-        )
+        flow = str(decision["flow"]) if decision else ""
+        entry = {"kind": "promote", "name": name, "version": version, "flow": flow, "reason": reason}
+        carry_out(tracking_uri, entry, moves, ledger, run)
     return lookup.aliases(tracking_uri, name).get("previous", 0)
 
 
-def refuse(tracking_uri: str, name: str, version: int, reason: str, decision_tags: Mapping[str, str]) -> None:
+def _same_production(tracking_uri: str, name: str, version: int, standing: int | None) -> None:
+    now = lookup.aliases(tracking_uri, name).get("production", 0)
+    if standing is not None and now not in (standing, version):
+        there, then = (f"{name}/{number}" if number else "empty" for number in (now, standing))
+        raise WorkRefused(
+            f"promote: production is {there} now, and it was {then} when {name}/{version} was proved; nothing was "
+            f"moved. Run the flow again, or `tuneline evaluate RECIPE --version {version}` and then `tuneline promote "
+            f"{name} {version}`: only the comparison is repeated."
+        )
+
+
+def refuse(
+    tracking_uri: str,
+    name: str,
+    version: int,
+    reason: str,
+    decision_tags: Mapping[str, str],
+    ledger: Path,
+    run: MlflowRun | None = None,
+    decision: Mapping[str, Any] | None = None,
+) -> None:
     """Keep on the version why it was not promoted; no alias that serves moves, `candidate` names what was tried."""
-    with service(tracking_uri):
+    with one_at_a_time(ledger), service(tracking_uri):
+        finish_half_done(tracking_uri, ledger, run)
         found = _existing(tracking_uri, name, version)
-        _explain(tracking_uri, found, f"Not promoted: {reason}", decision_tags)
+        if decision:
+            books.decide_once(ledger, decision, run)
+        stays = lookup.aliases(tracking_uri, name).get("production") == version
+        outcome = "Stays in production, and would not be promoted now" if stays else "Not promoted"
+        _explain(tracking_uri, found, f"{outcome}: {reason}", decision_tags)
         connect(tracking_uri).set_registered_model_alias(name, "candidate", str(version))
 
 
-def rollback(tracking_uri: str, name: str, reason: str, ledger: Path, run: MlflowRun | None = None) -> tuple[int, int]:
-    """Point `production` at `previous` again, adapter too; returns (from, to).
+def way_back(
+    tracking_uri: str, name: str, ledger: Path, run: MlflowRun | None = None, flow_run: str = ""
+) -> WayBack:
+    """Which version a rollback leaves and which one it goes back to; half-done moves are finished first.
+
+    It is `done` where that was a half-done rollback of this model, or where `flow_run` (the id of the run that asks)
+    has rolled back before: a repeated step must not go back one version more. Raises UnknownVersion where there is no
+    production, WorkRefused where there is no previous.
+    """
+    with one_at_a_time(ledger), service(tracking_uri):
+        finished = [entry["n"] for entry in finish_half_done(tracking_uri, ledger, run)]
+        entries = books.entries(ledger)
+        given_up = {entry["of"]: entry["reason"] for entry in entries if entry["kind"] == "abandoned"}
+        for entry in entries:
+            if (entry["kind"], entry.get("name"), entry.get("registry")) != ("rollback", name, tracking_uri):
+                continue
+            if entry["n"] in finished or (flow_run and entry.get("flow_run") == flow_run):
+                if entry["n"] in given_up:
+                    raise WorkRefused(f"rollback of {name}/{entry['from']} was given up: {given_up[entry['n']]}.")
+                return WayBack(entry["from"], entry["version"], done=True)
+        now = lookup.aliases(tracking_uri, name)
+    if "production" not in now:
+        raise UnknownVersion(f"{name}: nothing is in production; `tuneline lookup {name}` shows what there is.")
+    left, back = now["production"], now.get("previous", 0)
+    if not back or back == left:
+        raise WorkRefused(
+            f"{name}/{left} is in production and no version is `previous`: there is nothing to go back to."
+        )
+    return WayBack(left, back)
+
+
+def rollback(
+    tracking_uri: str,
+    name: str,
+    left: int,
+    back: int,
+    reason: str,
+    ledger: Path,
+    run: MlflowRun | None = None,
+    flow_run: str = "",
+) -> None:
+    """Point `production` from `left` back at `back`, adapter too: the pair that `way_back` gave and that was asked.
 
     The version that is left gets the tag `rolled_back`. `previous` then names the production before that one, where the
     ledger knows it, and is taken away otherwise. `candidate` and `staging` stay: they say what was tried. Raises
-    UnknownVersion where there is no production, WorkRefused where there is no previous.
+    WorkRefused where `production` or `previous` point elsewhere by now.
     """
-    with _one_at_a_time(ledger), service(tracking_uri):
-        for entry in _finish_half_done(tracking_uri, ledger, run):
-            # The call that a crash ended, repeated: going back once more would be one version too far.
-            if (entry["kind"], entry["name"]) == ("rollback", name):
-                return entry["from"], entry["version"]
+    with one_at_a_time(ledger), service(tracking_uri):
+        finish_half_done(tracking_uri, ledger, run)
         now = lookup.aliases(tracking_uri, name)
-        if "production" not in now:
-            raise UnknownVersion(f"{name}: nothing is in production; `tuneline lookup {name}` shows what there is.")
-        left, back = now["production"], now.get("previous", 0)
-        if not back or back == left:
+        if (now.get("production", 0), now.get("previous", 0)) != (left, back):
             raise WorkRefused(
-                f"{name}/{left} is in production and no version is `previous`: there is nothing to go back to."
+                f"rollback: production of {name} is {now.get('production', 'empty')} now and previous is "
+                f"{now.get('previous', 'empty')}; when this rollback began they were {left} and {back}. Nothing was "
+                f"moved. `tuneline lookup {name}` shows what is there; start again if it still has to go back."
             )
         found = _existing(tracking_uri, name, left)
         _explain(tracking_uri, found, f"Rolled back: {reason}", {ROLLED_BACK: reason[:200] or "yes"})
         before = _before(tracking_uri, ledger, name, back)
         moves = [*_return(tracking_uri, name, back, before), (name, "previous", before), (name, "production", back)]
         entry = {"kind": "rollback", "name": name, "version": back, "from": left, "reason": reason}
-        _carry_out(tracking_uri, entry, moves, ledger, run)
-    return left, back
+        carry_out(tracking_uri, entry | ({"flow_run": flow_run} if flow_run else {}), moves, ledger, run)
 
 
 def _promotion(tracking_uri: str, name: str, version: int, target: str) -> Iterator[Move]:
@@ -154,7 +225,7 @@ def _existing(tracking_uri: str, name: str, version: int) -> lookup.Version:
 def _explain(tracking_uri: str, found: lookup.Version, text: str, tags: Mapping[str, str]) -> None:
     """Put the reason above the version's own description, in the place of an earlier reason."""
     own = found.description
-    if own.startswith(("Promoted to ", "Rolled back: ", "Not promoted: ")):
+    if own.startswith(REASONS):
         own = own.partition("\n\n")[2]
     client = connect(tracking_uri)
     client.update_model_version(
@@ -162,64 +233,3 @@ def _explain(tracking_uri: str, found: lookup.Version, text: str, tags: Mapping[
     )
     for key, value in tags.items():
         client.set_model_version_tag(found.name, str(found.version), key, value)
-
-
-def _carry_out(
-    tracking_uri: str, entry: Mapping[str, Any], moves: list[Move], ledger: Path, run: MlflowRun | None
-) -> None:
-    if not moves:
-        return
-    here = {model: lookup.aliases(tracking_uri, model) for model, _, _ in moves}
-    before = [here[model].get(alias, 0) for model, alias, _ in moves]
-    intent = {**entry, "registry": without_credentials(tracking_uri), "moves": moves, "before": before}
-    number = books.append(ledger, intent, run)
-    _move(tracking_uri, moves)
-    books.append(ledger, {"kind": "done", "of": number}, run)
-
-
-def _move(tracking_uri: str, moves: list[Move]) -> None:
-    client = connect(tracking_uri)
-    for model, alias, version in moves:
-        if version:
-            client.set_registered_model_alias(model, alias, str(version))
-        else:
-            client.delete_registered_model_alias(model, alias)
-
-
-def _finish_half_done(tracking_uri: str, ledger: Path, run: MlflowRun | None) -> list[dict[str, Any]]:
-    """Finish moves that were announced and not confirmed, unless someone has moved these aliases elsewhere since."""
-    finished = []
-    found = books.entries(ledger)
-    closed = {entry["of"] for entry in found if entry["kind"] in ("done", "abandoned")}
-    for entry in found:
-        if "moves" not in entry or entry["n"] in closed:
-            continue
-        if without_credentials(entry["registry"]) != without_credentials(tracking_uri):
-            continue
-        moves: list[Move] = [(model, alias, version) for model, alias, version in entry["moves"]]
-        fault = _outdated(tracking_uri, moves, entry["before"])
-        if not fault:
-            _move(tracking_uri, moves)
-            finished.append(entry)
-        close = (
-            {"kind": "abandoned", "of": entry["n"], "reason": fault} if fault else {"kind": "done", "of": entry["n"]}
-        )
-        books.append(ledger, close, run)
-    return finished
-
-
-def _outdated(tracking_uri: str, moves: list[Move], before: list[int]) -> str:
-    """Why these moves may not be finished any more; empty when they may."""
-    for (model, alias, to), was in zip(moves, before, strict=True):
-        now = lookup.aliases(tracking_uri, model).get(alias, 0)
-        if now not in (was, to):
-            return f"{model}@{alias} was moved to {now} by someone else"
-        if to and lookup.find(tracking_uri, model, version=to) is None:
-            return f"{model}/{to} is gone"
-    return ""
-
-
-@contextmanager
-def _one_at_a_time(ledger: Path) -> Iterator[None]:
-    with writable(ledger.parent), FileLock(ledger.with_name(f"{ledger.name}.lock")):
-        yield

@@ -11,13 +11,17 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from filelock import FileLock
+from filelock import FileLock, Timeout
 
 from tasks.errors import StateUnusable
 from tasks.store import writable
 
 if TYPE_CHECKING:
     from tasks.registry.tracking import MlflowRun
+
+APPEND_SECONDS = 60.0
+LAST_WORDS = ("decision", "rollback")
+IDENTITY = ("kind", "registry", "name", "version", "promote", "target", "champion", "basis", "forced")
 
 
 def append(path: Path, entry: Mapping[str, Any], run: "MlflowRun | None" = None) -> int:
@@ -26,7 +30,7 @@ def append(path: Path, entry: Mapping[str, Any], run: "MlflowRun | None" = None)
     The number `n` and the time `at` (UTC) are added. `run` is the MlflowRun that gets a copy. Raises StateUnusable,
     and ServiceUnavailable from the copy: the line is kept then.
     """
-    with writable(path.parent), _alone(path):
+    with writable(path.parent), alone(path.with_name(f"{path.name}.append.lock"), APPEND_SECONDS):
         _cut_torn_line(path)
         number = len(entries(path)) + 1
         line = {"n": number, "at": datetime.now(UTC).isoformat(timespec="seconds"), **entry}
@@ -35,12 +39,37 @@ def append(path: Path, entry: Mapping[str, Any], run: "MlflowRun | None" = None)
             stream.write(text + "\n")
             stream.flush()
             os.fsync(stream.fileno())
-    if run is not None:
-        from tasks.registry.tracking import connect, service
-
-        with service(run.tracking_uri):
-            connect(run.tracking_uri).log_dict(run.run_id, line, f"decisions/{number}.json")
+    _copy(line, run)
     return number
+
+
+def decide_once(path: Path, decision: Mapping[str, Any], run: "MlflowRun | None" = None) -> int:
+    """Write a decision, unless it is the last word on its model already; returns the number of its entry.
+
+    A step that is repeated after a crash decides the same on the same evidence. The copy in MLflow may be what is
+    missing, so it is written again. The caller holds the lock of the aliases.
+    """
+    words = (entry for entry in reversed(entries(path)) if entry.get("name") == decision["name"])
+    last = next((entry for entry in words if entry["kind"] in LAST_WORDS), None)
+    if last is None or _identity(last) != _identity(decision):
+        return append(path, decision, run)
+    _copy(last, run)
+    return int(last["n"])
+
+
+def _identity(decision: Mapping[str, Any]) -> list[Any]:
+    """What makes two decisions the same: subject, evidence and outcome of each rule, not the words of the reasons."""
+    rules = [(check["rule"], check["passed"]) for check in decision.get("reasons", [])]
+    return [*(decision.get(key) for key in IDENTITY), rules]
+
+
+def _copy(line: Mapping[str, Any], run: "MlflowRun | None") -> None:
+    if run is None:
+        return
+    from tasks.registry.tracking import connect, service
+
+    with service(run.tracking_uri):
+        connect(run.tracking_uri).log_dict(run.run_id, dict(line), f"decisions/{line['n']}.json")
 
 
 def entries(path: Path) -> list[dict[str, Any]]:
@@ -71,6 +100,17 @@ def _cut_torn_line(path: Path) -> None:
 
 
 @contextmanager
-def _alone(path: Path) -> Iterator[None]:
-    with FileLock(path.with_name(f"{path.name}.append.lock")):
+def alone(path: Path, seconds: float) -> Iterator[None]:
+    """Hold a lock file. Raises StateUnusable with its name where another process has it for longer than `seconds`."""
+    lock = FileLock(path, timeout=seconds)
+    try:
+        lock.acquire()
+    except Timeout:
+        raise StateUnusable(
+            f"{path}: another process has held this lock for {seconds:.0f} s; nothing was changed. `fuser -v {path}` "
+            "names it. End that process: the lock goes with it, and deleting the file is not needed."
+        ) from None
+    try:
         yield
+    finally:
+        lock.release()
