@@ -170,6 +170,7 @@ def promote(
     target: Annotated[str, typer.Option("--to", help="candidate, staging or production.")] = "production",
     force: Annotated[bool, typer.Option("--force", help="Move the alias although the policy says no.")] = False,
     reason: Annotated[str, typer.Option("--reason", help="Why; --force needs it, the ledger keeps it.")] = "",
+    policy: Annotated[str, typer.Option(metavar="FILE", help="Rules that decide; else those of the checkout.")] = "",
 ) -> None:
     """Let the policy decide on a version, and move its alias when the answer is yes."""
     from tasks.recipe import PromotionTarget
@@ -183,7 +184,7 @@ def promote(
         from flows import screens
         from flows.promote import promote_version
 
-        decision = promote_version(name, version, PromotionTarget(target), force, reason)
+        decision = promote_version(name, version, PromotionTarget(target), force, reason, policy)
     Console().print(screens.decision(decision))
     if not decision.promote:
         raise typer.Exit(FAILED)
@@ -218,17 +219,19 @@ def lookup(
     as_json: Annotated[bool, typer.Option("--json", help="One JSON object for machines.")] = False,
 ) -> None:
     """Say which version an alias points at, and why; under a second."""
+    from tasks.registry.claims import in_ledger
     from tasks.registry.relocation import moved
 
     version = _found(name, alias)
+    claim = in_ledger(version, state())
     if fault := moved(state().tracking_uri):
         Console(stderr=True).print(f"[yellow]![/] {fault}", soft_wrap=True, highlight=False)
     if as_json:
-        typer.echo(json.dumps({"alias": alias, **version.model_dump()}, ensure_ascii=False))
+        typer.echo(json.dumps({"alias": alias, **version.model_dump(), "ledger": claim.entry}, ensure_ascii=False))
         return
     from flows.screens import looked_up
 
-    Console().print(looked_up(version, alias))
+    Console().print(looked_up(version, alias, claim.text))
 
 
 @app.command(

@@ -1,11 +1,14 @@
 """A registered version in, a decision out: by the policy and its newest evaluation, or by force with a reason."""
 
+from pathlib import Path
+
 from prefect import flow
 
 from tasks.artifacts import PromotionDecision
 from tasks.errors import InvalidRecipe
 from tasks.promote import promote_registered
 from tasks.recipe import PromotionTarget
+from tasks.registry import policy as policies
 from tasks.settings import prepare_environment, state
 
 
@@ -16,6 +19,7 @@ def promote_version(
     target: PromotionTarget = PromotionTarget.production,
     force: bool = False,
     reason: str = "",
+    policy: str = "",
 ) -> PromotionDecision:
     """Let the policy decide on a version, and move its aliases when the answer is yes.
 
@@ -25,6 +29,8 @@ def promote_version(
         target: How far it goes: candidate, staging or production.
         force: Move the aliases although the policy says no; the version has to answer all the same.
         reason: Why; force needs it, and the ledger keeps it.
+        policy: File with the rules, on the machine that promotes; empty means mlflow/promotion_policy.yaml of its
+            checkout. What the version's own recipe named is not looked at.
     """
     here = state()
     prepare_environment(here)
@@ -32,4 +38,5 @@ def promote_version(
         raise InvalidRecipe(
             "reason: found nothing; force needs a reason, the ledger keeps why the policy did not count."
         )
-    return promote_registered(name, version, target, reason.strip() if force else "", here)
+    rules_file = Path(policy) if policy else policies.SHIPPED
+    return promote_registered(name, version, target, reason.strip() if force else "", rules_file, here)

@@ -57,8 +57,8 @@ def evaluated(report: EvaluationReport) -> RenderableType:
     return Group(*tables, *comparisons(report), *answers(report), place)
 
 
-def looked_up(version: "Version", alias: str) -> Table:
-    """What `tuneline lookup` shows: version, where it came from, and every tag."""
+def looked_up(version: "Version", alias: str, ledger: str = "") -> Table:
+    """What `tuneline lookup` shows: version, where it came from, every tag, and what the ledger knows of them."""
     table = Table.grid(padding=(0, 2))
     table.add_column(style="dim", no_wrap=True)
     table.add_column(overflow="fold")
@@ -68,6 +68,8 @@ def looked_up(version: "Version", alias: str) -> Table:
     table.add_row("MLflow run", version.run_id)
     for name, value in sorted(version.tags.items()):
         table.add_row(name, escape(value))
+    if ledger:
+        table.add_row("ledger", escape(ledger))
     if version.description:
         table.add_row("description", escape(version.description.strip().split("\n")[0]))
     return table
@@ -180,15 +182,15 @@ def building_seconds(folder: Path) -> float | None:
 
 def registry(done: "Retrained") -> RenderableType:
     """Names, versions and aliases, and where the report lies."""
-    alias = done.decision.target if done.decision.promote else "candidate"
     table = Table(show_edge=False, pad_edge=False)
-    for name in ("model", "version", "alias", "load it as"):
-        table.add_column(name, overflow="fold")
+    for title in ("model", "version", "aliases", "load it as"):
+        table.add_column(title, overflow="fold")
     versions = done.versions
-    table.add_row(versions.name, str(versions.version), alias, f"models:/{versions.name}@{alias}")
-    if versions.adapter_name:
-        name = versions.adapter_name
-        table.add_row(name, str(versions.adapter_version), alias, f"models:/{name}@{alias}")
+    pairs = [(versions.name, versions.version), (versions.adapter_name, versions.adapter_version)]
+    for name, version in (pair for pair in pairs if pair[0]):
+        aliases = aliases_of(done.decision, name, version)
+        address = f"models:/{name}@{aliases[0]}" if aliases else f"models:/{name}/{version}"
+        table.add_row(name, str(version), ", ".join(aliases) or "–", address)
     places = Table.grid(padding=(0, 2))
     places.add_column(style="dim", no_wrap=True)
     places.add_column(overflow="fold")
@@ -199,19 +201,38 @@ def registry(done: "Retrained") -> RenderableType:
     return Group(table, places)
 
 
+def aliases_of(found: PromotionDecision, name: str, version: int) -> list[str]:
+    """The aliases that point at a version, the one that matters most first."""
+    order = ("production", "staging", "candidate", "previous")
+    aliases = [alias for alias, number in found.aliases.get(name, {}).items() if number == version]
+    return sorted(aliases, key=lambda alias: order.index(alias) if alias in order else len(order))
+
+
 def decision(found: PromotionDecision) -> Panel:
     """Yes or no, plainly, with every reason."""
     version = f"{found.name} v{found.version}"
-    headline = f"{found.target.upper()}: {version}" if found.promote else f"NOT PROMOTED: {version}"
+    stays = "STAYS IN PRODUCTION" if found.stays_in_production else "NOT PROMOTED"
+    headline = f"{found.target.upper() if found.promote else stays}: {version}"
     lines = [Text(f"{'✓' if check.passed else '✗'} {check.rule}: {check.reason}") for check in found.checks]
     if found.promote and found.previous:
         lines.append(Text(f"previous is version {found.previous}; `tuneline rollback` goes back to it."))
     if not found.promote:
-        lines.append(Text("No alias that serves was moved; the decision is kept in the ledger.", style="bold"))
+        lines.append(Text(f"{_what_stays(found)} The decision is kept in the ledger.", style="bold"))
+    if found.basis.policy:
+        report = f", report: {found.basis.report_from}" if found.basis.report_from else ""
+        lines.append(Text(f"policy: {found.basis.policy}{report}", style="dim", overflow="fold"))
     color = "green" if found.promote else "yellow"
     return Panel(
         Group(*lines), title=headline, title_align="left", border_style=color, style="" if found.promote else color
     )
+
+
+def _what_stays(found: PromotionDecision) -> str:
+    """What is in production after a no."""
+    if found.stays_in_production:
+        return f"v{found.version} stays in production; decided on now, it would not have been promoted."
+    production = found.aliases.get(found.name, {}).get("production")
+    return "No alias that serves was moved" + (f"; production stays v{production}." if production else ".")
 
 
 def next_steps(done: "Retrained", recipe_path: Path) -> Panel:
@@ -227,6 +248,8 @@ def next_steps(done: "Retrained", recipe_path: Path) -> Panel:
         first = ("See which rows were lost", str(done.report.path("report.html")))
         force = f"tuneline promote {name} {version} --force --reason 'why the policy does not count here'"
         last = ("Promote it all the same, on record", force)
+        if done.decision.stays_in_production:
+            last = ("Take it out of production", f"tuneline rollback {name} --reason 'what is wrong with it'")
     second = ("Look at runs, curves, reports and versions", "make ui")
     lines: list[RenderableType] = []
     for number, (what, command) in enumerate((first, second, last), start=1):

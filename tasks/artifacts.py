@@ -213,6 +213,15 @@ class PolicyCheck(Value):
     reason: str
 
 
+class Basis(Value):
+    """What a decision rests on: a report and a policy, and where each of them is from."""
+
+    report: str = Field("", description="Digest of the evaluation report; empty where there was none.")
+    report_from: str = Field("", description="The steps of this machine, or an MLflow run.")
+    policy: str = Field("", description="The policy's file on the machine that decided.")
+    policy_digest: str = Field("", description="Digest of its rules.")
+
+
 class PromotionDecision(StepRecord):
     """What was decided, why, and which aliases moved; kept in the ledger whether it was yes or no."""
 
@@ -223,6 +232,15 @@ class PromotionDecision(StepRecord):
     target: str
     checks: list[PolicyCheck]
     previous: int = Field(0, description="Version that `previous` points at now; 0 for none.")
+    basis: Basis = Basis()
+    aliases: dict[str, dict[str, int]] = Field(
+        {}, description="Every alias of the model and of its adapter and its version, when the decision was last read."
+    )
+
+    @property
+    def stays_in_production(self) -> bool:
+        """The version is in production and this decision, a no, left it there."""
+        return not self.promote and self.aliases.get(self.name, {}).get("production") == self.version
 
     @property
     def reasons(self) -> list[str]:

@@ -49,16 +49,38 @@ def existing(name: str, version: int, uri: str) -> lookup.Version:
 
 
 def champion_of(name: str, candidate_weights: str, place: Workplace) -> RegisteredModel | None:
-    """The production version; where that is the candidate itself, the one it was compared with when it got there.
-
-    So a run on unchanged data asks the same question again and finds its answer; no model is compared with itself.
-    """
+    """The version to beat, with its model folder."""
     uri = place.state.tracking_uri
-    found = lookup.find(uri, name, "production")
-    if found and found.tags.get("weights") == candidate_weights:
-        before = found.tags.get("champion", "")
-        found = lookup.find(uri, name, version=int(before.rpartition("/")[2])) if before else None
+    found = to_beat(lookup.find(uri, name, "production"), candidate_weights, uri)
     return _model(found, place) if found else None
+
+
+def to_beat(production: lookup.Version | None, candidate_weights: str, uri: str) -> lookup.Version | None:
+    """The version that the candidate has to be compared with: production, or None where there is none.
+
+    Where production has the candidate's weights, it is the version those were compared with when they got there: no
+    model is compared with itself, a run on unchanged data asks the same question again, and a version that differs in
+    `serving` alone is decided on as the one that serves now was. The digest of the weights covers what they are bound
+    to: with another base, template or system message they are other weights.
+    """
+    seen: set[int] = set()
+    found = production
+    while found and same_weights(found, candidate_weights):
+        name, _, number = found.tags.get("champion", "").rpartition("/")
+        seen.add(found.version)
+        known = name == found.name and number.isdecimal() and int(number) not in seen
+        found = lookup.find(uri, name, version=int(number)) if known else None
+    return found
+
+
+def same_weights(version: lookup.Version, weights: str) -> bool:
+    """Whether a version was made of these trained weights."""
+    return bool(weights) and version.tags.get("weights") == weights
+
+
+def label(version: lookup.Version | None) -> str:
+    """Registry name and version; empty for none."""
+    return f"{version.name}/{version.version}" if version else ""
 
 
 def _model(found: lookup.Version, place: Workplace) -> RegisteredModel:

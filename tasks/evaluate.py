@@ -19,7 +19,7 @@ from tasks.workplace import Workplace
 if TYPE_CHECKING:
     from tasks.registry.tracking import MlflowRun
 
-VERSION = 1
+VERSION = 2
 SUITE = "test"
 PRIMARY_ORDER: tuple[Who, ...] = ("base", "candidate", "champion")
 
@@ -103,7 +103,7 @@ def _build(
     scores = {who: _scores(suite, known, settings.metrics) for who, known in answers.items()}
     primary = settings.primary_metric.value
     made = EvaluationReport(
-        digest=digest([[who, each.digest, each.model_digest] for who, each in given.items()]),
+        digest="",
         primary_metric=primary,
         confidence=settings.confidence,
         suites={SUITE: comparison.report_suite(suite, scores, settings, columns, recipe.seed)},
@@ -114,7 +114,7 @@ def _build(
         examples=report.examples(suite, answers, scores, primary, columns),
         asking_seconds=sum(each.seconds for each in given.values() if not each.reused),
     )
-    made = made.model_copy(update={"digest": digest([made.digest, made.suites[SUITE].model_dump(mode="json")])})
+    made = made.model_copy(update={"digest": report.report_digest(made)})
     report.write_report(folder, made, {SUITE: suite}, {SUITE: answers}, {SUITE: scores}, f"{recipe.name}: evaluation")
     return made
 

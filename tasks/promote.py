@@ -4,6 +4,7 @@ from pathlib import Path
 from typing import Any
 
 from tasks.artifacts import (
+    Basis,
     EvaluationReport,
     MergedModel,
     ModelVersions,
@@ -12,18 +13,20 @@ from tasks.artifacts import (
     ValidatedDataset,
 )
 from tasks.asking import suite_of
+from tasks.champion import existing, label, same_weights
 from tasks.errors import WorkRefused
-from tasks.evidence import ASKED_ROWS, evidence_for
+from tasks.evidence import ASKED_ROWS, HERE, evidence_for, verified_digests
 from tasks.pages import show
 from tasks.recipe import PromotionTarget, Recipe
-from tasks.registry import lookup, policy
+from tasks.registry import gate, ledger, lookup, policy
 from tasks.retries import verb
 from tasks.settings import State
-from tasks.settling import NOT_ROLLED_BACK, settle
+from tasks.settling import NOT_ROLLED_BACK, Proposal, settle, standing_aliases
+from tasks.store import digest
 from tasks.workplace import Workplace
 
 NOT_MOVED_AWAY = "not_moved_away"
-VERSION = 1
+VERSION = 2
 
 
 @verb(retries=3, retry_delay_seconds=[5, 30, 60])
@@ -41,6 +44,7 @@ def promote(
         "version": VERSION,
         "versions": versions.digest,
         "report": report.digest,
+        "merge": [merged.kind, merged.parity],
         "policy": rules,
         "target": recipe.promotion.target,
     }
@@ -48,53 +52,111 @@ def promote(
     before = place.store.find("promote", place.store.key("promote", inputs), PromotionDecision)
 
     def build(_: Path) -> PromotionDecision:
-        checks = [*policy.decide(rules, report, merged.parity), *_not_moved_away(before, place.state)]
-        questions = _questions(dataset)
-        run = place.run.open()
-        return settle(versions, report.champion, checks, recipe.promotion.target, questions, place.state, run)
+        standing = _standing(versions.name, versions.version, place.state)
+        proposal = Proposal(
+            versions=versions,
+            target=recipe.promotion.target,
+            champion=report.champion,
+            checks=[
+                *gate.decide(rules, report, merged.parity, merged.kind, standing),
+                *_not_moved_away(before, place.state),
+            ],
+            basis=_basis(report, HERE, Path(recipe.promotion.policy), rules),
+            questions=_questions(dataset),
+            flow="retrain",
+        )
+        return settle(proposal, place.state, place.run.open())
 
     decision = place.store.make(
         "promote", inputs, PromotionDecision, build, still_true=lambda found: _still_true(found, place.state)
     )
+    if decision.reused:
+        aliases = standing_aliases(versions.name, versions.adapter_name, place.state)
+        previous = aliases[versions.name].get("previous", 0) if decision.promote else 0
+        decision = decision.model_copy(update={"aliases": aliases, "previous": previous})
     _show(decision)
     return decision
 
 
 @verb(retries=3, retry_delay_seconds=[5, 30, 60])
 def promote_registered(
-    name: str, version: int, target: PromotionTarget, forced: str, state: State
+    name: str, version: int, target: PromotionTarget, forced: str, rules_file: Path, state: State
 ) -> PromotionDecision:
-    """Let the policy decide on a version that exists, by its newest report; `forced` is why its no does not count."""
+    """Let the policy decide on a version that exists, by its newest report; `forced` is why its no does not count.
+
+    `rules_file` is the policy of this machine: what the version's artifacts name is not looked at.
+    """
+    rules = policy.load(rules_file)
     known = evidence_for(name, version, state)
-    if known.report is None and not forced:
+    checks: list[PolicyCheck] = []
+    if known.report:
+        verified_digests(existing(name, version, state.tracking_uri), state)
+        standing = _standing(name, version, state)
+        checks = gate.decide(rules, known.report, known.parity, known.kind, standing)
+    elif not forced:
+        missing = f"the evaluation in {state.tracking_uri} does not count: {known.unverified}"
         raise WorkRefused(
-            f"promote: no evaluation of {name}/{version} is left here or in {state.tracking_uri}; "
-            f"`tuneline evaluate RECIPE --version {version}` makes one."
+            f"promote: no evaluation of {name}/{version} is left here"
+            + (f", and {missing}" if known.unverified else f" or in {state.tracking_uri}")
+            + f"; `tuneline evaluate RECIPE --version {version}` makes one."
         )
-    checks = policy.decide(policy.load(known.policy), known.report, known.parity) if known.report else []
-    champion = known.report.champion if known.report else ""
-    decision = settle(known.versions, champion, checks, target, known.questions, state, known.run, forced)
+    proposal = Proposal(
+        versions=known.versions,
+        target=target,
+        champion=known.report.champion if known.report else "",
+        checks=checks,
+        basis=_basis(known.report, known.report_from, rules_file, rules),
+        questions=known.questions,
+        flow="promote",
+        forced=forced,
+    )
+    decision = settle(proposal, state, known.run)
     _show(decision)
     return decision
 
 
+def _basis(report: EvaluationReport | None, report_from: str, rules_file: Path, rules: policy.PromotionPolicy) -> Basis:
+    return Basis(
+        report=report.digest if report else "",
+        report_from=report_from,
+        policy=str(rules_file.absolute()),
+        policy_digest=digest(rules),
+    )
+
+
+def _standing(name: str, version: int, state: State) -> gate.Standing:
+    """What is in production, and whether it has the weights of this version."""
+    production = lookup.find(state.tracking_uri, name, "production")
+    candidate = lookup.find(state.tracking_uri, name, version=version)
+    weights = candidate.tags.get("weights", "") if candidate else ""
+    return gate.Standing(label(production), bool(production and same_weights(production, weights)))
+
+
 def _show(decision: PromotionDecision) -> None:
-    line = f"Version {decision.version}: {'promoted' if decision.promote else 'not promoted'}."
+    stays = "stays in production" if decision.stays_in_production else "not promoted"
+    line = f"Version {decision.version}: {'promoted' if decision.promote else stays}."
     show(f"{decision.name}-decision", markdown(decision), line)
 
 
 def _still_true(found: PromotionDecision, state: State) -> bool:
-    """A yes holds while its alias is where it was put; a no that only kept a person's move holds until it is undone."""
+    """A yes holds while its alias is where it was put and it is the last word on its version.
+
+    A no that only kept a person's move holds until that is undone; any other no holds.
+    """
     there = lookup.aliases(state.tracking_uri, found.name).get(found.target) == found.version
     if found.promote:
-        return there
+        version = lookup.find(state.tracking_uri, found.name, version=found.version)
+        return there and version is not None and version.tags.get("decision", "").startswith("yes")
     kept = any(check.rule in (NOT_ROLLED_BACK, NOT_MOVED_AWAY) and not check.passed for check in found.checks)
     return not (kept and there)
 
 
 def _not_moved_away(before: PromotionDecision | None, state: State) -> list[PolicyCheck]:
-    """The same evidence said yes before and the alias is elsewhere now: whoever moved it is not overruled."""
+    """The same evidence said yes before and the alias is elsewhere now: the person who moved it is not overruled."""
     if before is None or not before.promote:
+        return []
+    now = lookup.aliases(state.tracking_uri, before.name).get(before.target, 0)
+    if now == before.version or _retraining_moved(before.name, before.target, now, state):
         return []
     version = lookup.find(state.tracking_uri, before.name, version=before.version)
     if version is None or version.tags.get("rolled_back"):
@@ -106,6 +168,15 @@ def _not_moved_away(before: PromotionDecision | None, state: State) -> list[Poli
     return [PolicyCheck(rule=NOT_MOVED_AWAY, passed=False, reason=reason)]
 
 
+def _retraining_moved(name: str, alias: str, now: int, state: State) -> bool:
+    """Whether the alias is where a retraining put it: with another recipe of this name, and no person since."""
+    for entry in reversed(ledger.entries(state.ledger)):
+        moves = [to for model, moved, to in entry.get("moves", []) if (model, moved) == (name, alias)]
+        if moves and entry["registry"] == state.tracking_uri:
+            return entry.get("flow") == "retrain" and moves[-1] == now
+    return False
+
+
 def _questions(dataset: ValidatedDataset) -> list[dict[str, Any]]:
     rows = suite_of(dataset.path("test.jsonl"), "test", ASKED_ROWS).rows
     return [{"messages": [{"role": m["role"], "content": m["content"]} for m in row.messages]} for row in rows]
@@ -113,8 +184,9 @@ def _questions(dataset: ValidatedDataset) -> list[dict[str, Any]]:
 
 def markdown(decision: PromotionDecision) -> str:
     """The decision for a run page: yes or no, then every rule with its reason."""
+    stays = "stays in production, and would not be promoted now" if decision.stays_in_production else "not promoted"
     head = f"## {decision.name} v{decision.version}: " + (
-        f"promoted to {decision.target}" if decision.promote else "not promoted"
+        f"promoted to {decision.target}" if decision.promote else stays
     )
     rows = [f"| {'✓' if check.passed else '✗'} | {check.rule} | {check.reason} |" for check in decision.checks]
     return "\n".join([head, "", "| | rule | reason |", "| --- | --- | --- |", *rows, ""])

@@ -1,11 +1,14 @@
 """Checks on a version in, a decision that was acted on out: proved by asking, written down, then the aliases move."""
 
-from typing import TYPE_CHECKING, Any
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Literal
 
-from tasks.artifacts import ModelVersions, PolicyCheck, PromotionDecision
+from tasks.artifacts import Basis, ModelVersions, PolicyCheck, PromotionDecision
+from tasks.champion import existing, label, same_weights, to_beat
 from tasks.errors import WorkRefused
 from tasks.recipe import PromotionTarget
-from tasks.registry import ledger, lookup
+from tasks.registry import lookup
 from tasks.settings import State
 from tasks.store import digest
 
@@ -13,98 +16,157 @@ if TYPE_CHECKING:
     from tasks.registry.tracking import MlflowRun
 
 NOT_ROLLED_BACK = "not_rolled_back"
+Flow = Literal["retrain", "promote"]
 
 
-def settle(
-    versions: ModelVersions,
-    champion: str,
-    checks: list[PolicyCheck],
-    target: PromotionTarget,
-    questions: list[dict[str, Any]],
-    state: State,
-    run: "MlflowRun | None",
-    forced: str = "",
-) -> PromotionDecision:
+@dataclass(frozen=True)
+class Proposal:
+    """A version that is proposed for an alias, and what speaks for and against it.
+
+    `champion` is what its report compares with. `forced` is why the checks do not count. `flow` is who proposes: a
+    retraining does not undo what a person moved.
+    """
+
+    versions: ModelVersions
+    target: PromotionTarget
+    champion: str
+    checks: Sequence[PolicyCheck]
+    basis: Basis
+    questions: Sequence[dict[str, Any]]
+    flow: Flow
+    forced: str = ""
+
+
+def settle(proposal: Proposal, state: State, run: "MlflowRun | None") -> PromotionDecision:
     """Prove the versions loadable, then move their aliases, if every check passed; write the decision down either way.
 
-    `forced` is why the checks do not count; the version has to answer all the same. Raises WorkRefused when production
-    moved since the report was made: it compared with another champion.
+    A forced version has to answer all the same. Raises WorkRefused when production moved since the report was made, or
+    while the version was asked: it was compared with another champion.
     """
-    from tasks.registry import aliases
-
-    uri = state.tracking_uri
-    checks = [*checks, *_not_rolled_back(uri, versions, bool(forced))]
-    decided = all(check.passed for check in checks) or bool(forced)
+    uri, versions = state.tracking_uri, proposal.versions
+    candidate = existing(versions.name, versions.version, uri)
+    production = lookup.find(uri, versions.name, "production")
+    checks = [*proposal.checks, *([] if proposal.forced else _not_rolled_back(candidate, production, uri))]
+    decided = all(check.passed for check in checks) or bool(proposal.forced)
+    standing = _standing(candidate, production, proposal.champion, uri) if decided and not proposal.forced else None
     if decided:
-        if not forced:
-            _check_champion(uri, versions, champion)
-        checks = [*checks, asked(versions, questions, state)]
-    reasons = " ".join(check.reason for check in checks if check.passed == decided)
-    if forced:
-        checks = [PolicyCheck(rule="forced", passed=True, reason=f"Forced: {forced}"), *checks]
-        failed = " ".join(check.reason for check in checks if not check.passed)
-        reasons = f"Forced: {forced}" + (f" Against: {failed}" if failed else "")
-    entry = {
-        "kind": "decision",
-        "name": versions.name,
-        "version": versions.version,
-        "promote": decided,
-        "target": target.value,
-        "champion": champion,
-        "reasons": [check.model_dump() for check in checks],
-    }
-    ledger.append(state.ledger, entry, run)
-    tags = {"decision": f"{'yes' if decided else 'no'}: {reasons}"[:480]} | ({"champion": champion} if champion else {})
-    previous = 0
-    if decided:
-        previous = aliases.promote(
-            uri,
-            versions.name,
-            versions.version,
-            versions.adapter_name,
-            versions.adapter_version,
-            target.value,
-            reasons,
-            tags,
-            state.ledger,
-            run,
-            bool(forced),
-        )
-    else:
-        aliases.refuse(uri, versions.name, versions.version, reasons, tags)
+        checks = [*checks, asked(versions, proposal.questions, state)]
+    if proposal.forced:
+        checks = [PolicyCheck(rule="forced", passed=True, reason=f"Forced: {proposal.forced}"), *checks]
+    entry = _entry(proposal, decided, checks, uri)
+    previous = _act(proposal, entry, _reasons(checks, decided), standing, state, run)
     return PromotionDecision(
         digest=digest(entry),
         name=versions.name,
         version=versions.version,
         adapter_version=versions.adapter_version,
         promote=decided,
-        target=target.value,
+        target=proposal.target.value,
         checks=checks,
         previous=previous,
+        basis=proposal.basis,
+        aliases=standing_aliases(versions.name, versions.adapter_name, state),
     )
 
 
-def _not_rolled_back(uri: str, versions: ModelVersions, force: bool) -> list[PolicyCheck]:
-    found = lookup.find(uri, versions.name, version=versions.version)
-    why = found.tags.get("rolled_back") if found else None
-    if not why or force:
-        return []
-    reason = f"Version {versions.version} was rolled back: {why}. `tuneline promote --force` tries it again."
-    return [PolicyCheck(rule=NOT_ROLLED_BACK, passed=False, reason=reason)]
+def _act(
+    proposal: Proposal,
+    entry: Mapping[str, Any],
+    reasons: str,
+    standing: int | None,
+    state: State,
+    run: "MlflowRun | None",
+) -> int:
+    """Write the decision down and move the aliases, or leave them; returns what `previous` points at, 0 for none."""
+    from tasks.registry import aliases
+
+    versions = proposal.versions
+    model = (state.tracking_uri, versions.name, versions.version)
+    tags = {"decision": f"{'yes' if entry['promote'] else 'no'}: {reasons}"[:480], "champion": proposal.champion}
+    if not entry["promote"]:
+        aliases.refuse(*model, reasons, tags, state.ledger, run, decision=entry)
+        return 0
+    return aliases.promote(
+        *model,
+        versions.adapter_name,
+        versions.adapter_version,
+        proposal.target.value,
+        reasons,
+        tags,
+        state.ledger,
+        run,
+        force=bool(proposal.forced),
+        standing=standing,
+        decision=entry,
+    )
 
 
-def _check_champion(uri: str, versions: ModelVersions, champion: str) -> None:
-    now = lookup.find(uri, versions.name, "production")
-    standing = f"{now.name}/{now.version}" if now else ""
-    if standing not in (champion, f"{versions.name}/{versions.version}"):
+def _reasons(checks: Sequence[PolicyCheck], decided: bool) -> str:
+    """What decided, in one text: the failures of a no, every check of a yes, and what a force overruled."""
+    forced = next((check.reason for check in checks if check.rule == "forced"), "")
+    failed = " ".join(check.reason for check in checks if not check.passed)
+    if forced:
+        return forced + (f" Against: {failed}" if failed else "")
+    return " ".join(check.reason for check in checks if check.passed) if decided else failed
+
+
+def standing_aliases(name: str, adapter_name: str, state: State) -> dict[str, dict[str, int]]:
+    """Every alias there is of a model and of its adapter, for the last screen."""
+    return {each: lookup.aliases(state.tracking_uri, each) for each in (name, adapter_name) if each}
+
+
+def _entry(proposal: Proposal, decided: bool, checks: Sequence[PolicyCheck], uri: str) -> Mapping[str, Any]:
+    return {
+        "kind": "decision",
+        "registry": uri,
+        "name": proposal.versions.name,
+        "version": proposal.versions.version,
+        "promote": decided,
+        "target": proposal.target.value,
+        "champion": proposal.champion,
+        "forced": proposal.forced,
+        "flow": proposal.flow,
+        "basis": proposal.basis.model_dump(),
+        "reasons": [check.model_dump() for check in checks],
+    }
+
+
+def _not_rolled_back(candidate: lookup.Version, production: lookup.Version | None, uri: str) -> list[PolicyCheck]:
+    """What was rolled back does not come back by itself, under another number neither.
+
+    Where production has the candidate's weights, it was not the weights that somebody took back.
+    """
+    from tasks.registry import aliases
+
+    weights = candidate.tags.get("weights", "")
+    others = (
+        {} if production and same_weights(production, weights) else aliases.rolled_back(uri, candidate.name, weights)
+    )
+    own = candidate.tags.get(aliases.ROLLED_BACK)
+    found = {candidate.version: own} if own else others
+    for number, why in sorted(found.items(), reverse=True)[:1]:
+        what = f"Version {number} was rolled back" + ("" if own else " and has the same weights")
+        reason = f"{what}: {why}. `tuneline promote --force` tries it again."
+        return [PolicyCheck(rule=NOT_ROLLED_BACK, passed=False, reason=reason)]
+    return []
+
+
+def _standing(candidate: lookup.Version, production: lookup.Version | None, champion: str, uri: str) -> int:
+    """The production version that the candidate's report is right for, 0 for none; WorkRefused where it is not."""
+    if production and production.version == candidate.version:
+        return production.version
+    wanted = label(to_beat(production, candidate.tags.get("weights", ""), uri))
+    if wanted != champion:
+        same = f" (the candidate's weights, which were compared with {wanted or 'no champion'})"
         raise WorkRefused(
-            f"promote: production is {standing or 'empty'} now, but the candidate was compared with "
-            f"{champion or 'no champion'}. Run the flow again, or `tuneline evaluate RECIPE --version "
-            f"{versions.version}`: only the comparison is repeated."
+            f"promote: production is {label(production) or 'empty'} now{same if wanted != label(production) else ''}, "
+            f"but the candidate was compared with {champion or 'no champion'}. Run the flow again, or `tuneline "
+            f"evaluate RECIPE --version {candidate.version}`: only the comparison is repeated."
         )
+    return production.version if production else 0
 
 
-def asked(versions: ModelVersions, questions: list[dict[str, Any]], state: State) -> PolicyCheck:
+def asked(versions: ModelVersions, questions: Sequence[dict[str, Any]], state: State) -> PolicyCheck:
     """Load each version as a consumer would and ask it; raises WorkRefused where it does not answer."""
     from tasks.registry import versions as registered
 

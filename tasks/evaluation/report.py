@@ -11,11 +11,17 @@ from tasks.evaluation.page import page
 from tasks.evaluation.scoring import SuiteScores
 from tasks.evaluation.selection import WHO, examples
 from tasks.evaluation.suites import Answer, Suite
+from tasks.store import digest
 
-__all__ = ["examples", "write_report"]
+__all__ = ["examples", "report_digest", "write_report"]
 
 Answers = Mapping[str, Mapping[Who, Sequence[Answer]]]
 Scores = Mapping[str, Mapping[Who, SuiteScores]]
+
+
+def report_digest(report: EvaluationReport) -> str:
+    """Digest of everything that a decision may read: whom it compares, by which metric, every number, every example."""
+    return digest(report.model_dump(mode="json", exclude={"key", "digest", "folder", "reused", "asking_seconds"}))
 
 
 def write_report(

@@ -113,9 +113,16 @@ def refuse(
         connect(tracking_uri).set_registered_model_alias(name, "candidate", str(version))
 
 
-def way_back(
-    tracking_uri: str, name: str, ledger: Path, run: MlflowRun | None = None, flow_run: str = ""
-) -> WayBack:
+def rolled_back(tracking_uri: str, name: str, weights: str) -> dict[int, str]:
+    """The versions of these trained weights that were rolled back, and why."""
+    if not weights:
+        return {}
+    with service(tracking_uri):
+        found = connect(tracking_uri).search_model_versions(f"name = '{name}' and tags.weights = '{weights}'")
+    return {int(each.version): each.tags[ROLLED_BACK] for each in found if ROLLED_BACK in each.tags}
+
+
+def way_back(tracking_uri: str, name: str, ledger: Path, run: MlflowRun | None = None, flow_run: str = "") -> WayBack:
     """Which version a rollback leaves and which one it goes back to; half-done moves are finished first.
 
     It is `done` where that was a half-done rollback of this model, or where `flow_run` (the id of the run that asks)

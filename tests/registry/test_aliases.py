@@ -3,7 +3,7 @@
 import pytest
 
 from tasks.errors import UnknownVersion, WorkRefused
-from tasks.registry import aliases, ledger, lookup
+from tasks.registry import aliases, ledger, lookup, moves
 
 NAME, ADAPTER = "desk", "desk-adapter"
 
@@ -20,8 +20,14 @@ class Desk:
             self.uri, NAME, version, ADAPTER, version, target, why, tags, self.path, self.run, **more
         )
 
-    def rollback(self):
-        return aliases.rollback(self.uri, NAME, "wrong numbers", self.path, self.run)
+    def rollback(self, flow_run=""):
+        way = aliases.way_back(self.uri, NAME, self.path, self.run, flow_run)
+        if not way.done:
+            self.go_back(way.left, way.back, flow_run)
+        return way.left, way.back
+
+    def go_back(self, left, back, flow_run=""):
+        aliases.rollback(self.uri, NAME, left, back, "wrong numbers", self.path, self.run, flow_run)
 
     def now(self, name=NAME):
         return lookup.aliases(self.uri, name)
@@ -39,16 +45,16 @@ def desk(tracking_uri, run, versions_of, tmp_path):
 
 def interrupted(monkeypatch, after: int):
     """End the process, as it were, after so many alias moves."""
-    real, left = aliases._move, [after]
+    real, left = moves._move, [after]
 
-    def move(uri, moves):
-        for each in moves:
+    def move(uri, wanted):
+        for each in wanted:
             if not left[0]:
                 raise KeyboardInterrupt
             left[0] -= 1
             real(uri, [each])
 
-    monkeypatch.setattr(aliases, "_move", move)
+    monkeypatch.setattr(moves, "_move", move)
 
 
 def test_production_goes_with_staging_candidate_and_the_adapter_and_leaves_a_way_back(desk):
@@ -163,5 +169,7 @@ def test_what_is_not_there_is_refused_before_anything_moves(desk):
 def test_a_full_model_has_no_adapter_to_move(desk):
     for version in (1, 2):
         aliases.promote(desk.uri, NAME, version, "", 0, "production", "better", {}, desk.path)
-    assert aliases.rollback(desk.uri, NAME, "wrong", desk.path) == (2, 1)
+    assert aliases.way_back(desk.uri, NAME, desk.path) == (2, 1, False)
+    aliases.rollback(desk.uri, NAME, 2, 1, "wrong", desk.path)
+    assert lookup.aliases(desk.uri, NAME)["production"] == 1
     assert desk.now(ADAPTER) == {}
