@@ -1,8 +1,11 @@
 """Moving aliases, also half-way."""
 
+import subprocess
+import sys
+
 import pytest
 
-from tasks.errors import UnknownVersion, WorkRefused
+from tasks.errors import StateUnusable, UnknownVersion, WorkRefused
 from tasks.registry import aliases, ledger, lookup, moves
 
 NAME, ADAPTER = "desk", "desk-adapter"
@@ -173,3 +176,147 @@ def test_a_full_model_has_no_adapter_to_move(desk):
     aliases.rollback(desk.uri, NAME, 2, 1, "wrong", desk.path)
     assert lookup.aliases(desk.uri, NAME)["production"] == 1
     assert desk.now(ADAPTER) == {}
+
+
+def decision(version, promote=True, **more):
+    basis = {"report": "r", "policy": "p.yaml", "policy_digest": "p", "report_from": "here"}
+    reasons = [{"rule": "better_than_base", "passed": promote, "reason": "+0.1"}]
+    entry = {"kind": "decision", "name": NAME, "version": version, "promote": promote, "target": "production"}
+    return {**entry, "flow": "retrain", "forced": "", "basis": basis, "reasons": reasons, **more}
+
+
+def test_a_candidate_proved_against_a_version_that_left_production_moves_nothing_and_decides_nothing(desk):
+    desk.promote(1)
+    desk.promote(2, standing=1, decision=decision(2))
+    before, kinds = desk.now(), desk.kinds()
+    with pytest.raises(WorkRefused, match="production is desk/2 now, and it was desk/1"):
+        desk.promote(3, standing=1, decision=decision(3))
+    with pytest.raises(WorkRefused, match="production is desk/2 now, and it was empty"):
+        desk.promote(3, "staging", standing=0, decision=decision(3))
+    assert desk.now() == before and desk.kinds() == kinds
+    assert "decision" not in lookup.find(desk.uri, NAME, version=3).tags
+    assert desk.promote(3, standing=2, decision=decision(3)) == 2
+
+
+def test_a_promotion_repeated_after_its_own_moves_is_no_other_promotion(desk):
+    desk.promote(1)
+    desk.promote(2, standing=1)
+    assert desk.promote(2, standing=1) == 1
+    assert desk.now()["production"] == 2
+
+
+@pytest.mark.parametrize("after", range(8))
+def test_a_promotion_repeated_after_a_crash_writes_its_decision_once(desk, monkeypatch, after):
+    desk.promote(1)
+    with monkeypatch.context() as patch:
+        interrupted(patch, after)
+        with pytest.raises(KeyboardInterrupt):
+            desk.promote(2, standing=1, decision=decision(2))
+    desk.promote(2, standing=1, decision=decision(2))
+    desk.promote(2, standing=1, decision=decision(2))
+    assert desk.kinds() == ["promote", "done", "decision", "promote", "done"]
+    assert desk.now()["production"] == desk.now(ADAPTER)["production"] == 2
+
+
+def refuse(desk, version):
+    why = decision(version, promote=False)
+    aliases.refuse(desk.uri, NAME, version, "worse", {"decision": "no: worse"}, desk.path, desk.run, why)
+
+
+def test_a_refusal_finishes_what_a_crash_left_before_it_names_its_candidate(desk, monkeypatch):
+    desk.promote(1)
+    with monkeypatch.context() as patch:
+        interrupted(patch, 3)
+        with pytest.raises(KeyboardInterrupt):
+            desk.promote(2)
+    refuse(desk, 3)
+    refuse(desk, 3)
+    assert desk.now() == {"candidate": 3, "staging": 2, "production": 2, "previous": 1}
+    assert desk.kinds() == ["promote", "done", "promote", "done", "decision"]
+    assert lookup.find(desk.uri, NAME, version=3).description == "Not promoted: worse"
+
+
+def test_a_no_on_what_is_in_production_says_that_it_stays(desk):
+    desk.promote(1)
+    refuse(desk, 1)
+    found = lookup.find(desk.uri, NAME)
+    assert found.version == 1
+    assert found.description == "Stays in production, and would not be promoted now: worse"
+    desk.promote(1)
+    assert lookup.find(desk.uri, NAME).description == "Promoted to production: version 1 is better"
+
+
+def test_a_rollback_of_a_pair_that_changed_meanwhile_moves_nothing(desk):
+    for version in (1, 2):
+        desk.promote(version)
+    way = aliases.way_back(desk.uri, NAME, desk.path)
+    assert way == (2, 1, False)
+    desk.promote(3, force=True)
+    with pytest.raises(WorkRefused, match="is 3 now and previous is 2; when this rollback began they were 2 and 1"):
+        desk.go_back(2, 1)
+    assert (desk.now()["production"], desk.now()["previous"]) == (3, 2)
+    assert "rolled_back" not in lookup.find(desk.uri, NAME, version=3).tags
+
+
+def test_two_rollbacks_at_once_go_back_once(desk):
+    for version in (1, 2, 3):
+        desk.promote(version)
+    assert aliases.way_back(desk.uri, NAME, desk.path) == aliases.way_back(desk.uri, NAME, desk.path) == (3, 2, False)
+    desk.go_back(3, 2)
+    with pytest.raises(WorkRefused, match="when this rollback began"):
+        desk.go_back(3, 2)
+    assert desk.now()["production"] == 2
+
+
+def test_a_rollback_repeated_in_the_same_run_goes_back_once(desk):
+    for version in (1, 2, 3):
+        desk.promote(version)
+    assert desk.rollback("run-1") == desk.rollback("run-1") == (3, 2)
+    assert desk.now()["production"] == 2
+    assert desk.rollback("run-2") == (2, 1)
+
+
+def test_a_rollback_that_was_given_up_for_somebody_elses_move_is_not_done(desk, monkeypatch):
+    from tasks.registry.tracking import connect
+
+    for version in (1, 2, 3):
+        desk.promote(version)
+    with monkeypatch.context() as patch:
+        interrupted(patch, 1)
+        with pytest.raises(KeyboardInterrupt):
+            desk.rollback("run-1")
+    connect(desk.uri).set_registered_model_alias(NAME, "production", "1")
+    with pytest.raises(WorkRefused, match="rollback of desk/3 was given up: desk@production was moved to 1"):
+        desk.rollback("run-1")
+    assert desk.now()["production"] == 1
+
+
+def test_what_was_rolled_back_is_found_by_its_weights(desk):
+    from tasks.registry.tracking import connect
+
+    client = connect(desk.uri)
+    for number in (2, 3):
+        client.set_model_version_tag(NAME, str(number), "weights", "w")
+    desk.promote(1)
+    desk.promote(2)
+    desk.rollback()
+    assert aliases.rolled_back(desk.uri, NAME, "w") == {2: "wrong numbers"}
+    assert aliases.rolled_back(desk.uri, NAME, "other") == aliases.rolled_back(desk.uri, NAME, "") == {}
+
+
+def test_a_lock_that_another_process_keeps_is_named_and_not_waited_for_for_ever(desk, monkeypatch):
+    held = (
+        "import fcntl, sys, time; file = open(sys.argv[1], 'w'); fcntl.flock(file, fcntl.LOCK_EX); "
+        "print('held', flush=True); time.sleep(60)"
+    )
+    lock = desk.path.with_name("ledger.jsonl.lock")
+    monkeypatch.setattr(moves, "MOVES_SECONDS", 0.2)
+    with subprocess.Popen([sys.executable, "-c", held, str(lock)], stdout=subprocess.PIPE, text=True) as other:
+        try:
+            assert other.stdout.readline() == "held\n"
+            for act in (lambda: desk.promote(1), desk.rollback, lambda: refuse(desk, 1)):
+                with pytest.raises(StateUnusable, match=r"ledger\.jsonl\.lock: another process has held this lock"):
+                    act()
+        finally:
+            other.kill()
+    assert desk.promote(1) == 0

@@ -38,3 +38,49 @@ def test_the_mlflow_run_has_the_same_entry(run, tmp_path):
     ledger.append(path, {"kind": "decision", "promote": False}, run)
     kept = tmp_path / "mlflow-artifacts" / run.run_id / "artifacts/decisions/1.json"
     assert json.loads(kept.read_text()) == ledger.entries(path)[0]
+
+
+DECISION = {
+    "kind": "decision", "registry": "r", "name": "desk", "version": 2, "promote": True, "target": "production",
+    "champion": "desk/1", "basis": {"report": "a", "policy_digest": "p"}, "forced": "", "flow": "retrain",
+    "reasons": [{"rule": "better_than_base", "passed": True, "reason": "+0.1"}],
+}  # fmt: skip
+OTHERS = {
+    "another version": {"version": 3},
+    "another outcome": {"promote": False},
+    "another target": {"target": "staging"},
+    "another report": {"basis": {"report": "b", "policy_digest": "p"}},
+    "another policy": {"basis": {"report": "a", "policy_digest": "q"}},
+    "another registry": {"registry": "s"},
+    "a force": {"forced": "because"},
+    "another rule": {"reasons": [*DECISION["reasons"], {"rule": "not_moved_away", "passed": False, "reason": "x"}]},
+}
+
+
+def test_a_decision_is_written_once_in_whatever_words_and_its_copy_is_written_again(run, tmp_path):
+    path = tmp_path / "ledger.jsonl"
+    ledger.append(path, {"kind": "decision", "name": "desk", "version": 2, "promote": True, "reasons": []})
+    assert ledger.decide_once(path, DECISION) == 2
+    reworded = [{**DECISION["reasons"][0], "reason": "desk/1 is in production"}]
+    assert ledger.decide_once(path, {**DECISION, "reasons": reworded}, run) == 2
+    ledger.append(path, {"kind": "promote", "name": "desk", "moves": []})
+    ledger.append(path, {"kind": "done", "of": 3})
+    ledger.append(path, {"kind": "rollback", "name": "another", "version": 2})
+    assert ledger.decide_once(path, DECISION) == 2
+    kept = tmp_path / "mlflow-artifacts" / run.run_id / "artifacts/decisions/2.json"
+    assert json.loads(kept.read_text()) == ledger.entries(path)[1]
+
+
+@pytest.mark.parametrize("case", OTHERS)
+def test_another_decision_is_written(tmp_path, case):
+    path = tmp_path / "ledger.jsonl"
+    ledger.decide_once(path, DECISION)
+    assert ledger.decide_once(path, {**DECISION, **OTHERS[case]}) == 2
+    assert ledger.decide_once(path, DECISION) == 3, "it is not the last word any more"
+
+
+def test_a_decision_after_a_rollback_is_a_new_one(tmp_path):
+    path = tmp_path / "ledger.jsonl"
+    ledger.decide_once(path, DECISION)
+    ledger.append(path, {"kind": "rollback", "name": "desk", "version": 1, "from": 2})
+    assert ledger.decide_once(path, DECISION) == 3

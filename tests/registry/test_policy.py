@@ -144,3 +144,63 @@ def test_a_policy_that_is_no_mapping_or_not_there_is_said(tmp_path, text):
         path.write_text(text)
     with pytest.raises(InvalidRecipe, match=r"policy\.yaml"):
         load(path)
+
+
+EMPTY = {
+    "a suite alone": "suite: test\n",
+    "rows alone": "min_rows: 30\n",
+    "parity alone": "parity: {}\n",
+    "slices alone": "slices: {}\n",
+    "minimum scores of nothing": "minimum_scores: {}\n",
+    "a minimum of zero": "minimum_scores: {exact_match: 0}\n",
+    "a margin that allows everything": "not_worse_than_champion: {margin: 1}\n",
+}
+
+
+@pytest.mark.parametrize("case", EMPTY)
+def test_a_policy_under_which_nothing_is_compared_is_refused(tmp_path, case):
+    path = tmp_path / "policy.yaml"
+    path.write_text(EMPTY[case])
+    with pytest.raises(InvalidRecipe) as refused:
+        load(path)
+    assert str(refused.value).startswith(f"{path}: ") and "better_than_base" in str(refused.value)
+
+
+@pytest.mark.parametrize("rule", ["minimum_scores: {bleu: 0.1}", "better_than_base: {}", "not_worse_than_champion: {}"])
+def test_one_rule_that_compares_is_enough(tmp_path, rule):
+    path = tmp_path / "policy.yaml"
+    path.write_text(f"{rule}\n")
+    assert load(path).suite == "test"
+
+
+@pytest.mark.parametrize(
+    ("kind", "passes", "said"),
+    [
+        ("full", True, "Nothing was folded: the version is the trained weights"),
+        ("adapter", True, "Nothing was folded: the version is the adapter"),
+        ("merged", False, "is a merged model, and no parity is on record"),
+        ("", False, "Whether the version was merged is not known"),
+    ],
+)
+def test_a_missing_parity_passes_only_where_nothing_was_folded(kind, passes, said):
+    (check,) = [each for each in decide(load(SHIPPED), report(), None, kind) if each.rule == "parity"]
+    assert check.passed == passes and said in check.reason
+
+
+def test_the_weights_of_production_are_compared_as_production_was():
+    policy, standing = load(SHIPPED), Standing("desk/4", same_weights=True)
+    for of, against in ((report(), "no champion"), (report(champion_low=0.1), "desk/3")):
+        checks = {check.rule: check for check in decide(policy, of, parity(), "merged", standing)}
+        assert all(check.passed for check in checks.values())
+        assert "desk/4 is in production with the same weights" in checks["something_to_gain"].reason
+        assert checks["something_to_gain"].reason.endswith(f"with {against}.")
+        assert "no champion yet" not in " ".join(check.reason for check in checks.values())
+    worse = decide(policy, report(champion_low=-0.5), parity(), "merged", standing)
+    assert [check.rule for check in worse if not check.passed] == ["not_worse_than_champion"]
+
+
+def test_there_is_no_champion_yet_is_said_only_where_production_is_empty():
+    reasons = " ".join(check.reason for check in decide(load(SHIPPED), report(), None, "full"))
+    assert reasons.count("There is no champion yet.") == 2
+    reasons = " ".join(check.reason for check in decide(load(SHIPPED), report(), None, "full", Standing("desk/9")))
+    assert "no champion yet" not in reasons and "desk/9 went into production since" in reasons
