@@ -57,8 +57,11 @@ def evaluation(folder: Path, champion: bool) -> EvaluationReport:
     )
 
 
-def retrained(folder: Path, promote: bool = True, champion: bool = True) -> Any:
-    """What the flow returns; the screens read fields only."""
+def retrained(folder: Path, promote: bool = True, champion: bool = True, in_production: int = 0) -> Any:
+    """What the flow returns; the screens read fields only. `in_production` is the version there after a no."""
+    serving = {"staging": 2, "production": 2} if promote else {"production": in_production} if in_production else {}
+    previous = {"previous": 1} if champion and promote else {}
+    adapter = {**serving, "candidate": 2} if promote else {}
     (folder / "inputs.json").write_text("{}")
     (folder / "manifest.json").write_text("{}")
     rows = {"train": 1200, "validation": 150, "test": 160, "quarantine": 31}
@@ -130,5 +133,6 @@ def retrained(folder: Path, promote: bool = True, champion: bool = True) -> Any:
             target="production",
             checks=[PolicyCheck(rule="minimum", passed=True, reason="exact_match 0.910 ≥ 0.5"), check],
             previous=1 if champion else 0,
+            aliases={"support-desk": {"candidate": 2, **serving, **previous}, "support-desk-adapter": adapter},
         ),
     )

@@ -78,6 +78,28 @@ def test_a_look_up_answers_without_the_libraries_that_take_seconds(registry: Pat
     assert (found["version"], found["source"], found["tags"]) == (3, "models:/m-1", {"promoted": "better on test"})
 
 
+def test_a_look_up_says_whether_this_machines_ledger_has_the_decision(registry: Path, capsys) -> None:
+    with sqlite3.connect(registry) as store:
+        store.execute("insert into model_version_tags values ('default', 'desk', 3, 'decision', 'yes: better')")
+    assert run(["lookup", "desk"]) == 0
+    assert "the ledger of this machine has no such decision" in " ".join(capsys.readouterr().out.split())
+    assert run(["lookup", "desk", "--json"]) == 0
+    assert json.loads(capsys.readouterr().out)["ledger"] is None
+    entry = {
+        "n": 1,
+        "at": "2026-11-27T02:00:00+00:00",
+        "kind": "decision",
+        "name": "desk",
+        "version": 3,
+        "promote": True,
+    }
+    registry.with_name("ledger.jsonl").write_text(json.dumps(entry) + "\n", "utf-8")
+    assert run(["lookup", "desk"]) == 0
+    assert "entry 1, 2026-11-27" in capsys.readouterr().out
+    assert run(["lookup", "desk", "--json"]) == 0
+    assert json.loads(capsys.readouterr().out)["ledger"]["n"] == 1
+
+
 def test_an_alias_that_is_not_there_names_those_that_are(registry: Path, capsys) -> None:
     assert run(["lookup", "desk", "--alias", "staging"]) == 1
     assert "production → 3" in capsys.readouterr().err

@@ -8,6 +8,7 @@ from rich.cells import cell_len
 from rich.console import Console, RenderableType
 
 from flows import screens
+from tasks.artifacts import Basis
 from tasks.registry.lookup import Version
 
 # importlib mode puts no test folder on the path.
@@ -36,6 +37,8 @@ def test_the_last_screen_fits_and_says_everything(tmp_path: Path, width: int, ch
         "Candidate against base, exact_match: +0.900 [+0.850, +0.940], p = 0.0005; 144 rows won",
         "support-desk-adapter",
         "models:/support-desk@production",
+        "models:/support-desk-adapter@production",
+        "production, staging, candidate",
         "PRODUCTION: support-desk v2",
         "1200 train, 150 validation",
         "mlflow models serve -m models:/support-desk@production",
@@ -80,6 +83,33 @@ def test_what_was_cut_not_used_or_not_seen_is_said_on_the_last_screen(tmp_path: 
     assert "12 steps are 8% of one pass" in lines[3]
 
 
+@pytest.mark.parametrize("width", [80, 140])
+def test_only_aliases_that_exist_are_named(tmp_path: Path, width: int) -> None:
+    done = nouns.retrained(tmp_path, promote=False)
+    text = drawn(screens.retrained(done, Path("r.yaml")), width).replace(" ", "")
+    assert "models:/support-desk@candidate" in text
+    assert "models:/support-desk-adapter/2" in text and "support-desk-adapter@" not in text
+    bare = done.decision.model_copy(update={"aliases": {}})
+    assert screens.aliases_of(bare, "support-desk", 2) == []
+
+
+def test_a_no_says_what_stays_in_production(tmp_path: Path) -> None:
+    def said(number: int) -> str:
+        done = nouns.retrained(tmp_path, promote=False, in_production=number)
+        return " ".join(drawn(screens.retrained(done, Path("r.yaml")), 140).split())
+
+    assert "NOT PROMOTED: support-desk v2" in said(1) and "production stays v1" in said(1)
+    assert "STAYS IN PRODUCTION: support-desk v2" in said(2) and "NOT PROMOTED" not in said(2)
+    assert "v2 stays in production; decided on now, it would not have been promoted" in said(2)
+    assert "tuneline rollback support-desk --reason" in said(2) and "--force" not in said(2)
+
+
+def test_a_decision_says_which_policy_and_which_report_it_rests_on(tmp_path: Path) -> None:
+    basis = Basis(report="r", report_from="MLflow run 12", policy="/srv/rules.yaml", policy_digest="d")
+    decision = nouns.retrained(tmp_path).decision.model_copy(update={"basis": basis})
+    assert "policy: /srv/rules.yaml, report: MLflow run 12" in drawn(screens.decision(decision), 140)
+
+
 def test_the_kept_screen_is_plain_markdown(tmp_path: Path) -> None:
     screen = screens.retrained(nouns.retrained(tmp_path), Path("r.yaml"))
     text = screens.as_markdown(screen, "Last run: support-desk")
@@ -90,5 +120,6 @@ def test_the_kept_screen_is_plain_markdown(tmp_path: Path) -> None:
 def test_a_look_up_shows_tags_as_they_are() -> None:
     tags = {"promoted_because": "[red]better[/]", "digest": "abc"}
     version = Version(name="desk", version=3, run_id="r", source="models:/m-1", tags=tags, description="")
-    text = drawn(screens.looked_up(version, "production"), 80)
+    text = drawn(screens.looked_up(version, "production", "entry [3]"), 80)
+    assert "entry [3]" in text
     assert "desk v3 @ production" in text and "[red]better[/]" in text and "models:/m-1" in text

@@ -34,6 +34,14 @@ def setting(key: str, value: Any) -> Change:
     return change
 
 
+def policy(text: str) -> Change:
+    def change(shop: Any, recipe: dict[str, Any]) -> None:
+        (shop.home / "own-policy.yaml").write_text(text, "utf-8")
+        recipe["promotion"]["policy"] = str(shop.home / "own-policy.yaml")
+
+    return change
+
+
 def no_test_rows(shop: Any, recipe: dict[str, Any]) -> None:
     recipe["data"] |= {"test": [], "test_fraction": 0.0}
 
@@ -68,6 +76,7 @@ CASES: dict[str, tuple[Change, int, str]] = {
     "unknown model": (setting("base", {"model": "no-such-model"}), 1, "no-such-model"),
     "unknown folder": (setting("base", {"model": "./no/such/folder"}), 1, "no/such/folder"),
     "missing policy": (setting("promotion.policy", "no-policy.yaml"), 2, "no-policy.yaml"),
+    "a policy that compares nothing": (policy("suite: test\nmin_rows: 1\n"), 2, "own-policy.yaml: under these rules"),
     "template without an answer": (custom_template("{{ messages[0]['content'] }}"), 2, "does not print the answer"),
     "broken template": (custom_template("{% for message in %}"), 2, "template"),
     "no test rows": (no_test_rows, 1, "test"),
