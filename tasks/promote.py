@@ -1,5 +1,6 @@
 """Versions and a report in, a decision out: decided by the policy, proved by asking, acted on last."""
 
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -49,19 +50,18 @@ def promote(
         "target": recipe.promotion.target,
     }
 
-    before = place.store.find("promote", place.store.key("promote", inputs), PromotionDecision)
-
     def build(_: Path) -> PromotionDecision:
         standing = _standing(versions.name, versions.version, place.state)
+        basis = _basis(report, HERE, Path(recipe.promotion.policy), rules)
         proposal = Proposal(
             versions=versions,
             target=recipe.promotion.target,
             champion=report.champion,
             checks=[
                 *gate.decide(rules, report, merged.parity, merged.kind, standing),
-                *_not_moved_away(before, place.state),
+                *_not_moved_away(versions, recipe.promotion.target, basis, place.state),
             ],
-            basis=_basis(report, HERE, Path(recipe.promotion.policy), rules),
+            basis=basis,
             questions=_questions(dataset),
             flow="retrain",
         )
@@ -151,28 +151,40 @@ def _still_true(found: PromotionDecision, state: State) -> bool:
     return not (kept and there)
 
 
-def _not_moved_away(before: PromotionDecision | None, state: State) -> list[PolicyCheck]:
-    """The same evidence said yes before and the alias is elsewhere now: the person who moved it is not overruled."""
-    if before is None or not before.promote:
+def _not_moved_away(versions: ModelVersions, target: PromotionTarget, basis: Basis, state: State) -> list[PolicyCheck]:
+    """The same evidence said yes before and the alias is elsewhere now: the person who moved it is not overruled.
+
+    A retraining that moved it with other settings of the same name is.
+    """
+    uri, name, number = state.tracking_uri, versions.name, versions.version
+    entries = [entry for entry in ledger.entries(state.ledger) if entry.get("registry") == uri]
+    wanted = ("decision", name, number, target.value, True, basis.report, basis.policy_digest)
+    if wanted not in map(_said, entries):
         return []
-    now = lookup.aliases(state.tracking_uri, before.name).get(before.target, 0)
-    if now == before.version or _retraining_moved(before.name, before.target, now, state):
+    now = lookup.aliases(uri, name).get(target.value, 0)
+    version = lookup.find(uri, name, version=number)
+    if now == number or _retraining_moved(entries, name, target.value, now):
         return []
-    version = lookup.find(state.tracking_uri, before.name, version=before.version)
     if version is None or version.tags.get("rolled_back"):
         return []
     reason = (
-        f"Version {before.version} was promoted to {before.target} on this evidence and was moved away since; "
-        f"`tuneline promote {before.name} {before.version}` decides anew."
+        f"Version {number} was promoted to {target.value} on this evidence and was moved away since; "
+        f"`tuneline promote {name} {number}` decides anew."
     )
     return [PolicyCheck(rule=NOT_MOVED_AWAY, passed=False, reason=reason)]
 
 
-def _retraining_moved(name: str, alias: str, now: int, state: State) -> bool:
-    """Whether the alias is where a retraining put it: with another recipe of this name, and no person since."""
-    for entry in reversed(ledger.entries(state.ledger)):
+def _said(entry: Mapping[str, Any]) -> tuple[Any, ...]:
+    basis = entry.get("basis", {})
+    keys = ("kind", "name", "version", "target", "promote")
+    return (*map(entry.get, keys), basis.get("report"), basis.get("policy_digest"))
+
+
+def _retraining_moved(entries: Sequence[Mapping[str, Any]], name: str, alias: str, now: int) -> bool:
+    """Whether the alias is where a retraining put it last."""
+    for entry in reversed(entries):
         moves = [to for model, moved, to in entry.get("moves", []) if (model, moved) == (name, alias)]
-        if moves and entry["registry"] == state.tracking_uri:
+        if moves:
             return entry.get("flow") == "retrain" and moves[-1] == now
     return False
 

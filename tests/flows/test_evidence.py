@@ -6,6 +6,7 @@ import pytest
 
 from flows.promote import promote_version
 from tasks.errors import InvalidRecipe, WorkRefused
+from tasks.evidence import evidence_for
 from tasks.modeling.origin import bound_digest
 from tasks.recipe import PromotionTarget
 from tasks.registry import ledger, lookup, tracking, versions
@@ -82,23 +83,33 @@ def test_the_policy_is_the_promoting_machines_and_never_the_one_that_an_artifact
 
 
 LIES = {
-    "other weights": ({"candidate_digest": "c" * 64}, {}, "about other weights"),
-    "another base": ({"base_digest": "b" * 64}, {}, "its base has the digest"),
-    "a champion that is not there": ({"champion": "invented/77"}, {}, "invented/77, is not in the registry"),
-    "a champion of another name": ({"champion": "colours/1"}, {}, "colours/1, is not in the registry"),
-    "no suite": ({"suites": {}}, {}, "it has no suite"),
-    "another format": ({"secret": 1}, {}, "not a report of this release"),
-    "a tag for weights that are not there": ({}, {"weights": "f" * 64}, "the tag weights names the digest f"),
-    "a tag for a model that is not there": ({}, {"model": "f" * 64}, "the tag model names the digest f"),
+    "other weights": ({"candidate_digest": "c" * 64}, "about other weights"),
+    "another base": ({"base_digest": "b" * 64}, "its base has the digest"),
+    "a champion that is not there": ({"champion": "invented/77"}, "invented/77, is not in the registry"),
+    "a champion of another name": ({"champion": "colours/1"}, "colours/1, is not in the registry"),
+    "a champion with other weights": ({"champion": "invented/1", "champion_digest": "a"}, "invented/1, is not in"),
+    "no suite": ({"suites": {}}, "it has no suite"),
+    "another format": ({"secret": 1}, "not a report of this release"),
 }
 
 
 @pytest.mark.parametrize("case", LIES)
-def test_a_report_that_does_not_fit_the_bytes_does_not_count(invented, case):
-    changes, tags, said = LIES[case]
-    number = invented.version(tags=tags, **changes)
+def test_a_report_that_does_not_fit_the_bytes_is_no_evidence(invented, case):
+    changes, said = LIES[case]
+    known = evidence_for("invented", invented.version(**changes), invented.state)
+    assert known.report is None and said in known.unverified
+
+
+@pytest.mark.parametrize("tag", ["weights", "model"])
+def test_tags_that_the_bytes_do_not_have_are_refused(invented, tag):
+    with pytest.raises(WorkRefused, match=f"the tag {tag} names the digest f"):
+        evidence_for("invented", invented.version(tags={tag: "f" * 64}), invented.state)
+
+
+def test_a_promotion_without_evidence_moves_nothing_and_names_the_way_on(invented):
+    number = invented.version(candidate_digest="c" * 64)
     before = lookup.aliases(invented.shop.uri, "invented")
-    with pytest.raises(WorkRefused, match=said):
+    with pytest.raises(WorkRefused, match=rf"about other weights.*`tuneline evaluate RECIPE --version {number}`"):
         promote_version("invented", number, PromotionTarget.staging)
     assert lookup.aliases(invented.shop.uri, "invented") == before
     assert ledger.entries(invented.state.ledger) == []
