@@ -1,6 +1,5 @@
 """Versions and a report in, a decision out: decided by the policy, proved by asking, acted on last."""
 
-from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +18,7 @@ from tasks.errors import WorkRefused
 from tasks.evidence import ASKED_ROWS, HERE, evidence_for, verified_digests
 from tasks.pages import show
 from tasks.recipe import PromotionTarget, Recipe
-from tasks.registry import gate, ledger, lookup, policy
+from tasks.registry import gate, history, ledger, lookup, policy
 from tasks.retries import verb
 from tasks.settings import State
 from tasks.settling import NOT_ROLLED_BACK, Proposal, settle, standing_aliases
@@ -157,36 +156,18 @@ def _not_moved_away(versions: ModelVersions, target: PromotionTarget, basis: Bas
     A retraining that moved it with other settings of the same name is.
     """
     uri, name, number = state.tracking_uri, versions.name, versions.version
-    entries = [entry for entry in ledger.entries(state.ledger) if entry.get("registry") == uri]
-    wanted = ("decision", name, number, target.value, True, basis.report, basis.policy_digest)
-    if wanted not in map(_said, entries):
-        return []
+    entries = history.of_registry(ledger.entries(state.ledger), uri)
     now = lookup.aliases(uri, name).get(target.value, 0)
-    version = lookup.find(uri, name, version=number)
-    if now == number or _retraining_moved(entries, name, target.value, now):
+    if now == number or not history.got_there(entries, name, number, target.value, basis):
         return []
-    if version is None or version.tags.get("rolled_back"):
+    version = lookup.find(uri, name, version=number)
+    if history.moved_by_retraining(entries, name, target.value, now) or not version or version.tags.get("rolled_back"):
         return []
     reason = (
         f"Version {number} was promoted to {target.value} on this evidence and was moved away since; "
         f"`tuneline promote {name} {number}` decides anew."
     )
     return [PolicyCheck(rule=NOT_MOVED_AWAY, passed=False, reason=reason)]
-
-
-def _said(entry: Mapping[str, Any]) -> tuple[Any, ...]:
-    basis = entry.get("basis", {})
-    keys = ("kind", "name", "version", "target", "promote")
-    return (*map(entry.get, keys), basis.get("report"), basis.get("policy_digest"))
-
-
-def _retraining_moved(entries: Sequence[Mapping[str, Any]], name: str, alias: str, now: int) -> bool:
-    """Whether the alias is where a retraining put it last."""
-    for entry in reversed(entries):
-        moves = [to for model, moved, to in entry.get("moves", []) if (model, moved) == (name, alias)]
-        if moves:
-            return entry.get("flow") == "retrain" and moves[-1] == now
-    return False
 
 
 def _questions(dataset: ValidatedDataset) -> list[dict[str, Any]]:

@@ -8,8 +8,9 @@ from flows.evaluate import evaluate_version
 from flows.promote import promote_version
 from flows.rollback import roll_back
 from tasks import rollback, settling
+from tasks.artifacts import PromotionDecision
 from tasks.errors import WorkRefused
-from tasks.registry import ledger, lookup, tracking
+from tasks.registry import aliases, ledger, lookup, moves, tracking
 
 STEPS = ("dataset", "tokenized", "weights", "report", "merged", "versions", "decision")
 
@@ -90,6 +91,29 @@ def test_serving_settings_that_come_back_are_promoted_again_and_a_persons_move_s
     kept = retrain(as_served(shop)).decision
     assert not kept.promote and production(shop) == 2
     assert [check.rule for check in kept.checks if not check.passed] == ["not_moved_away"]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("after", ["the decision", "the announcement", "the moves"])
+def test_a_first_promotion_that_ends_half_done_is_finished_by_the_next_run(shop, retrain, monkeypatch, after):
+    recipe = shop.recipe(f"halted-{after.split()[-1]}", training=FULL)
+    where, name = {
+        "the decision": (aliases, "carry_out"),
+        "the announcement": (moves, "_move"),
+        "the moves": (PromotionDecision, "__init__"),
+    }[after]
+
+    def halt(*_, **__):
+        raise RuntimeError("halted")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(where, name, halt)
+        with pytest.raises(RuntimeError, match="halted"):
+            retrain(recipe)
+    done = retrain(recipe)
+    assert made(done) == ["decision"] and done.decision.promote
+    assert production(shop, recipe.name) == 1
+    assert decisions(shop, recipe.name) == [(1, True)]
 
 
 @pytest.mark.slow
