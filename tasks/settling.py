@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from tasks.artifacts import Basis, ModelVersions, PolicyCheck, PromotionDecision
 from tasks.champion import existing, label, same_weights, to_beat
+from tasks.credentials import without_credentials
 from tasks.errors import WorkRefused
 from tasks.recipe import PromotionTarget
 from tasks.registry import lookup
@@ -118,7 +119,7 @@ def standing_aliases(name: str, adapter_name: str, state: State) -> dict[str, di
 def _entry(proposal: Proposal, decided: bool, checks: Sequence[PolicyCheck], uri: str) -> Mapping[str, Any]:
     return {
         "kind": "decision",
-        "registry": uri,
+        "registry": without_credentials(uri),
         "name": proposal.versions.name,
         "version": proposal.versions.version,
         "promote": decided,

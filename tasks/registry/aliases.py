@@ -10,7 +10,6 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from tasks.credentials import without_credentials
 from tasks.errors import UnknownVersion, WorkRefused
 from tasks.registry import ledger as books
 from tasks.registry import lookup
@@ -134,7 +133,7 @@ def way_back(tracking_uri: str, name: str, ledger: Path, run: MlflowRun | None =
         entries = books.entries(ledger)
         given_up = {entry["of"]: entry["reason"] for entry in entries if entry["kind"] == "abandoned"}
         for entry in entries:
-            if (entry["kind"], entry.get("name"), entry.get("registry")) != ("rollback", name, tracking_uri):
+            if (entry["kind"], entry.get("name")) != ("rollback", name) or not books.is_of(entry, tracking_uri):
                 continue
             if entry["n"] in finished or (flow_run and entry.get("flow_run") == flow_run):
                 if entry["n"] in given_up:

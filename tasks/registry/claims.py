@@ -28,8 +28,8 @@ def in_ledger(version: Version, state: State) -> Claim:
     wanted = ("decision", version.name, version.version, said_yes)
     for entry in reversed(entries):
         known = (entry["kind"], entry.get("name"), entry.get("version"), entry.get("promote"))
-        # Entries of earlier releases do not name their registry.
-        if known == wanted and entry.get("registry", state.tracking_uri) == state.tracking_uri:
+        # Decisions of earlier releases do not name their registry.
+        if known == wanted and ("registry" not in entry or ledger.is_of(entry, state.tracking_uri)):
             shown = {key: entry[key] for key in ("n", "at", "promote", "target", "forced", "basis") if key in entry}
             return Claim(shown, f"entry {entry['n']}, {entry['at']}")
     return Claim(

@@ -4,13 +4,14 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from tasks.artifacts import Basis
+from tasks.registry.ledger import is_of
 
 Entries = Sequence[Mapping[str, Any]]
 
 
 def of_registry(entries: Entries, tracking_uri: str) -> Entries:
     """The decisions and moves of one registry, and what closed the moves; entries of other registries are left out."""
-    numbers = {entry["n"] for entry in entries if entry.get("registry") == tracking_uri}
+    numbers = {entry["n"] for entry in entries if is_of(entry, tracking_uri)}
     return [entry for entry in entries if entry["n"] in numbers or entry.get("of") in numbers]
 
 

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 from filelock import FileLock, Timeout
 
+from tasks.credentials import without_credentials
 from tasks.errors import StateUnusable
 from tasks.store import writable
 
@@ -87,6 +88,11 @@ def entries(path: Path) -> list[dict[str, Any]]:
         except ValueError as fault:
             raise StateUnusable(f"{path}:{number}: damaged ({fault}); restore the ledger from a backup.") from fault
     return found
+
+
+def is_of(entry: Mapping[str, Any], tracking_uri: str) -> bool:
+    """Whether an entry is of this registry; earlier releases wrote addresses with their credentials."""
+    return without_credentials(str(entry.get("registry", ""))) == without_credentials(tracking_uri)
 
 
 def _cut_torn_line(path: Path) -> None:

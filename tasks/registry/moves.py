@@ -9,6 +9,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+from tasks.credentials import without_credentials
 from tasks.registry import ledger as books
 from tasks.registry import lookup
 from tasks.registry.tracking import MlflowRun, connect
@@ -28,7 +29,7 @@ def carry_out(
         return
     here = {model: lookup.aliases(tracking_uri, model) for model, _, _ in moves}
     before = [here[model].get(alias, 0) for model, alias, _ in moves]
-    intent = {**entry, "registry": tracking_uri, "moves": moves, "before": before}
+    intent = {**entry, "registry": without_credentials(tracking_uri), "moves": moves, "before": before}
     number = books.append(ledger, intent, run)
     _move(tracking_uri, moves)
     books.append(ledger, {"kind": "done", "of": number}, run)
@@ -49,7 +50,7 @@ def finish_half_done(tracking_uri: str, ledger: Path, run: MlflowRun | None) -> 
     found = books.entries(ledger)
     closed = {entry["of"] for entry in found if entry["kind"] in ("done", "abandoned")}
     for entry in found:
-        if "moves" not in entry or entry["n"] in closed or entry["registry"] != tracking_uri:
+        if "moves" not in entry or entry["n"] in closed or not books.is_of(entry, tracking_uri):
             continue
         moves: list[Move] = [(model, alias, version) for model, alias, version in entry["moves"]]
         fault = _outdated(tracking_uri, moves, entry["before"])

@@ -32,6 +32,12 @@ def test_a_decision_of_this_machine_is_found_with_its_number(home):
     assert in_ledger(version("no: worse"), home).entry["n"] == 1
 
 
+def test_a_password_in_the_address_makes_no_other_registry(home, monkeypatch):
+    decide(home, registry="postgresql://old:password@mlflow.internal/registry")
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", "postgresql://tuneline:secret@mlflow.internal/registry")
+    assert in_ledger(version(), home).entry["n"] == 1
+
+
 def test_an_entry_of_an_earlier_release_counts(home):
     ledger.append(home.ledger, {"kind": "decision", "name": "desk", "version": 3, "promote": True})
     assert in_ledger(version(), home).entry["n"] == 1
