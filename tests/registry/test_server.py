@@ -77,10 +77,20 @@ def test_versions_are_downloaded_once_asked_and_looked_up(server, run, tiny_base
 
     assert (
         aliases.promote(
-            server, "desk", merged, "desk-adapter", adapter, "production", "first", {}, tmp_path / "l.jsonl"
+            server,
+            "desk",
+            merged,
+            "desk-adapter",
+            adapter,
+            "production",
+            "first",
+            {"decision": "yes", "champion": ""},
+            tmp_path / "l.jsonl",
+            standing=0,
         )
         == 0
     )
+    assert aliases.rolled_back(server, "desk", "w") == {}
     found, client = lookup.find(server, "desk"), connect(server).get_model_version_by_alias("desk", "production")
     assert (found.version, found.tags, found.description) == (merged, client.tags, client.description)
     assert (found.run_id, found.source) == (client.run_id, client.source)
