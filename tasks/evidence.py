@@ -51,7 +51,10 @@ class Evidence:
 
 
 def evidence_for(name: str, version: int, state: State) -> Evidence:
-    """Everything known about a version. Raises UnknownVersion, ServiceUnavailable."""
+    """Everything known about a version.
+
+    Raises UnknownVersion, ServiceUnavailable, and WorkRefused where tags and bytes of a version from elsewhere differ.
+    """
     uri = state.tracking_uri
     found = existing(name, version, uri)
     run = tracking.MlflowRun(run_id=found.run_id, experiment_id="", tracking_uri=uri) if found.run_id else None
@@ -68,7 +71,7 @@ def evidence_for(name: str, version: int, state: State) -> Evidence:
     report, report_from, unverified = _local_report(found, state), HERE, ""
     if report is None and run:
         report, unverified = _report_in_mlflow(found, run, state)
-        report_from = f"MLflow run {run.run_id}, verified by the version's bytes"
+        report_from = f"MLflow run {run.run_id}, whose digests fit the version's bytes"
     parity, kind = _folding(found, run, state)
     return Evidence(versions, report, report_from if report else "", unverified, parity, kind, run)
 

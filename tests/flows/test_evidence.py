@@ -30,7 +30,7 @@ def test_a_report_of_another_machine_counts_where_it_fits_the_bytes_and_lookup_s
     decision = promote_version("colours", 1, PromotionTarget.candidate)
     assert decision.promote, decision.reasons
     run_id = released.versions.mlflow_run_id
-    assert decision.basis.report_from == f"MLflow run {run_id}, verified by the version's bytes"
+    assert decision.basis.report_from == f"MLflow run {run_id}, whose digests fit the version's bytes"
     assert {check.rule: check.passed for check in decision.checks}["parity"]
     assert in_ledger(lookup.find(uri, "colours", version=1), there).entry["basis"] == decision.basis.model_dump()
     assert "has no such decision" in in_ledger(lookup.find(uri, "colours", version=1), State(tmp_path / "third")).text
