@@ -5,16 +5,14 @@ The same entry goes to the MLflow run as `decisions/<n>.json`, where it can be r
 
 import json
 import os
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Mapping
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from filelock import FileLock, Timeout
-
 from tasks.credentials import without_credentials
 from tasks.errors import StateUnusable
+from tasks.locks import locked
 from tasks.store import writable
 
 if TYPE_CHECKING:
@@ -31,7 +29,10 @@ def append(path: Path, entry: Mapping[str, Any], run: "MlflowRun | None" = None)
     The number `n` and the time `at` (UTC) are added. `run` is the MlflowRun that gets a copy. Raises StateUnusable,
     and ServiceUnavailable from the copy: the line is kept then.
     """
-    with writable(path.parent), alone(path.with_name(f"{path.name}.append.lock"), APPEND_SECONDS):
+    with (
+        writable(path.parent),
+        locked(path.with_name(f"{path.name}.append.lock"), APPEND_SECONDS, "writing the ledger"),
+    ):
         _cut_torn_line(path)
         number = len(entries(path)) + 1
         line = {"n": number, "at": datetime.now(UTC).isoformat(timespec="seconds"), **entry}
@@ -103,20 +104,3 @@ def _cut_torn_line(path: Path) -> None:
     whole = content.rfind(b"\n") + 1
     if whole < len(content):
         os.truncate(path, whole)
-
-
-@contextmanager
-def alone(path: Path, seconds: float) -> Iterator[None]:
-    """Hold a lock file. Raises StateUnusable with its name where another process has it for longer than `seconds`."""
-    lock = FileLock(path, timeout=seconds)
-    try:
-        lock.acquire()
-    except Timeout:
-        raise StateUnusable(
-            f"{path}: another process has held this lock for {seconds:.0f} s; nothing was changed. `fuser -v {path}` "
-            "names it. End that process: the lock goes with it, and deleting the file is not needed."
-        ) from None
-    try:
-        yield
-    finally:
-        lock.release()

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from tasks.credentials import without_credentials
+from tasks.locks import locked
 from tasks.registry import ledger as books
 from tasks.registry import lookup
 from tasks.registry.tracking import MlflowRun, connect
@@ -78,5 +79,5 @@ def _outdated(tracking_uri: str, moves: list[Move], before: list[int]) -> str:
 @contextmanager
 def one_at_a_time(ledger: Path) -> Iterator[None]:
     """Hold the lock of the aliases on this machine; raises StateUnusable where another process keeps it."""
-    with writable(ledger.parent), books.alone(ledger.with_name(f"{ledger.name}.lock"), MOVES_SECONDS):
+    with writable(ledger.parent), locked(ledger.with_name(f"{ledger.name}.lock"), MOVES_SECONDS, "moving aliases"):
         yield
