@@ -24,6 +24,7 @@ from tasks.settings import State, choose_waiting, prepare_environment, state
 from tasks.store import writable
 
 if TYPE_CHECKING:
+    from tasks.registry.claims import Claim
     from tasks.registry.lookup import Version
 
 OK, FAILED, MISUSED = 0, 1, 2
@@ -219,11 +220,9 @@ def lookup(
     as_json: Annotated[bool, typer.Option("--json", help="One JSON object for machines.")] = False,
 ) -> None:
     """Say which version an alias points at, and why; under a second."""
-    from tasks.registry.claims import in_ledger
     from tasks.registry.relocation import moved
 
-    version = _found(name, alias)
-    claim = in_ledger(version, state())
+    version, claim = _found(name, alias)
     if fault := moved(state().tracking_uri):
         Console(stderr=True).print(f"[yellow]![/] {fault}", soft_wrap=True, highlight=False)
     if as_json:
@@ -287,7 +286,9 @@ def _prepared() -> State:
     return here
 
 
-def _found(name: str, alias: str) -> "Version":
+def _found(name: str, alias: str) -> "tuple[Version, Claim]":
+    from tasks.registry.claims import in_ledger
     from tasks.registry.lookup import named
 
-    return named(state().tracking_uri, name, alias)
+    version = named(state().tracking_uri, name, alias)
+    return version, in_ledger(version, state())

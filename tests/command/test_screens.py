@@ -37,8 +37,6 @@ def test_the_last_screen_fits_and_says_everything(tmp_path: Path, width: int, ch
         "Candidate against base, exact_match: +0.900 [+0.850, +0.940], p = 0.0005; 144 rows won",
         "support-desk-adapter",
         "models:/support-desk@production",
-        "models:/support-desk-adapter@production",
-        "production, staging, candidate",
         "PRODUCTION: support-desk v2",
         "1200 train, 150 validation",
         "mlflow models serve -m models:/support-desk@production",
@@ -88,6 +86,8 @@ def test_only_aliases_that_exist_are_named(tmp_path: Path, width: int) -> None:
     done = nouns.retrained(tmp_path, promote=False)
     text = drawn(screens.retrained(done, Path("r.yaml")), width).replace(" ", "")
     assert "models:/support-desk@candidate" in text
+    promoted = drawn(screens.retrained(nouns.retrained(tmp_path), Path("r.yaml")), 140)
+    assert "production, staging, candidate │ models:/support-desk-adapter@production" in promoted
     assert "models:/support-desk-adapter/2" in text and "support-desk-adapter@" not in text
     bare = done.decision.model_copy(update={"aliases": {}})
     assert screens.aliases_of(bare, "support-desk", 2) == []
