@@ -24,8 +24,7 @@ from tasks.settings import State, choose_waiting, prepare_environment, state
 from tasks.store import writable
 
 if TYPE_CHECKING:
-    from tasks.registry.claims import Claim
-    from tasks.registry.lookup import Version
+    from tasks.registry.claims import LookedUp
 
 OK, FAILED, MISUSED = 0, 1, 2
 
@@ -286,9 +285,7 @@ def _prepared() -> State:
     return here
 
 
-def _found(name: str, alias: str) -> "tuple[Version, Claim]":
-    from tasks.registry.claims import in_ledger
-    from tasks.registry.lookup import named
+def _found(name: str, alias: str) -> "LookedUp":
+    from tasks.registry.claims import looked_up
 
-    version = named(state().tracking_uri, name, alias)
-    return version, in_ledger(version, state())
+    return looked_up(name, alias, state())

@@ -4,7 +4,7 @@ from typing import Any, NamedTuple
 
 from tasks.errors import StateUnusable
 from tasks.registry import ledger
-from tasks.registry.lookup import Version
+from tasks.registry.lookup import Version, named
 from tasks.settings import State
 
 
@@ -13,6 +13,19 @@ class Claim(NamedTuple):
 
     entry: dict[str, Any] | None
     text: str
+
+
+class LookedUp(NamedTuple):
+    """A version that an alias points at, and what the ledger has of its decision."""
+
+    version: Version
+    claim: Claim
+
+
+def looked_up(name: str, alias: str, state: State) -> LookedUp:
+    """What `tuneline lookup` shows; raises UnknownVersion as `lookup.named` does."""
+    version = named(state.tracking_uri, name, alias)
+    return LookedUp(version, in_ledger(version, state))
 
 
 def in_ledger(version: Version, state: State) -> Claim:
