@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 from tasks.credentials import without_credentials
 from tasks.errors import StateUnusable
 from tasks.locks import locked
+from tasks.scratch import scratch_folder
 from tasks.store import writable
 
 if TYPE_CHECKING:
@@ -70,7 +71,7 @@ def _copy(line: Mapping[str, Any], run: "MlflowRun | None") -> None:
         return
     from tasks.registry.tracking import connect, service
 
-    with service(run.tracking_uri):
+    with service(run.tracking_uri), scratch_folder():
         connect(run.tracking_uri).log_dict(run.run_id, dict(line), f"decisions/{line['n']}.json")
 
 

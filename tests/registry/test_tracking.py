@@ -12,7 +12,7 @@ import pytest
 from mlflow.exceptions import MlflowException
 
 from tasks.errors import InvalidRecipe, RunGone, ServiceUnavailable, StateUnusable
-from tasks.registry import lookup, tracking, versions
+from tasks.registry import ledger, lookup, tracking, versions
 from tasks.registry.tracking import Point, connect
 from tasks.train import points_of
 
@@ -100,6 +100,7 @@ def test_no_file_is_ever_made_in_the_temporary_folder(run, tmp_path, tiny_adapte
     (tmp_path / "report.json").write_text("{}")
     tracking.log_files(run, {"evaluation": tmp_path / "report.json"})
     assert tracking.read_json(run, "evaluation/report.json") == {}
+    ledger.append(tmp_path / "ledger.jsonl", {"kind": "decision"}, run)
     version = versions.register_model(run, "desk-adapter", "adapter", tiny_adapter, "a" * 64, {})
     assert versions.model_folder(run.tracking_uri, "desk-adapter", version, tmp_path / "cache").is_dir()
     assert list((tmp_path / "scratch").iterdir()) == []
