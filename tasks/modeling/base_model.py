@@ -11,6 +11,8 @@ from typing import Any
 
 from tasks.errors import InvalidBaseModel, ServiceUnavailable
 from tasks.locks import DAY, locked
+from tasks.modeling import model_files
+from tasks.modeling.origin import ADAPTER_CONFIG
 from tasks.recipe import BaseModelRecipe
 from tasks.store import file_digest, files_digest, weights_digest, writable
 
@@ -50,7 +52,7 @@ class BaseModelFolder:
     @property
     def config(self) -> dict[str, Any]:
         """The model's `config.json`."""
-        return dict(json.loads((self.folder / "config.json").read_text("utf-8")))
+        return model_files.json_object(self.folder / "config.json")
 
 
 def fetch_carried(name: str, bases: Path) -> Path:
@@ -172,33 +174,61 @@ def _from_hub(name: str, revision: str, patterns: Sequence[str]) -> Path:
 
 
 def verified(folder: Path, name: str, trust_remote_code: bool = False) -> BaseModelFolder:
-    """Check that a folder holds safetensors weights, a config and a tokenizer with a stop token; take their digests."""
-    weights = sorted(folder.glob("*.safetensors"))
+    """Check that a folder holds a whole base model and what it says it holds; take its digests.
+
+    Whole are safetensors weights, a config and a tokenizer. Raises InvalidBaseModel, also for an adapter in the folder,
+    and for Python of its own without `trust_remote_code`.
+    """
     if not (folder / "config.json").is_file():
         raise InvalidBaseModel(f"base.model: {folder}: no config.json, so no model folder.")
-    if not weights:
-        pickled = [path.name for path in folder.glob("*.bin")]
-        advice = (
-            f"it has {', '.join(pickled)}, which are not loaded (pickles run code): convert them to safetensors"
-            if pickled
-            else "copy them there"
-        )
-        raise InvalidBaseModel(f"base.model: {folder}: no weights (*.safetensors); {advice}.")
-    for path in weights:
-        _check_whole(path)
-    index = folder / "model.safetensors.index.json"
-    if index.is_file():
-        wanted = set(json.loads(index.read_text("utf-8"))["weight_map"].values())
-        if missing := sorted(wanted - {path.name for path in weights}):
-            raise InvalidBaseModel(f"base.model: {folder}: weights are incomplete, missing {', '.join(missing)}.")
-    config = json.loads((folder / "config.json").read_text("utf-8"))
-    if "auto_map" in config and not trust_remote_code:
-        raise InvalidBaseModel(
-            f"base.model: {name}: it brings Python of its own; set base.trust_remote_code if you trust it."
-        )
+    check_declared(folder, name, trust_remote_code)
+    _check_weights(folder)
     if not any((folder / file).is_file() for file in TOKENIZER_FILES):
         raise InvalidBaseModel(f"base.model: {folder}: no tokenizer files beside the weights; copy them there.")
     return BaseModelFolder(folder, name, weights_digest(folder), tokenizer_digest(folder))
+
+
+def check_declared(folder: Path, name: str, trust_remote_code: bool) -> None:
+    """Refuse what a base's config and tokenizer files would run or load unasked; weights are not looked at.
+
+    Raises InvalidBaseModel.
+    """
+    for file in model_files.OBJECTS:
+        if (folder / file).is_file():
+            model_files.json_object(folder / file)
+    adapters = [path.name for path in (*folder.glob("adapter_model.*"), *folder.glob(ADAPTER_CONFIG))]
+    if adapters:
+        raise InvalidBaseModel(
+            f"base.model: {folder}: it holds an adapter ({', '.join(sorted(adapters))}), which would be loaded on top of "
+            "the base unasked; merge it in or take it away."
+        )
+    reasons = model_files.code_of(folder)
+    if reasons and not trust_remote_code:
+        raise InvalidBaseModel(
+            f"base.model: {name}: it brings Python of its own ({', '.join(reasons)}); set base.trust_remote_code if "
+            "you trust it."
+        )
+
+
+def _check_weights(folder: Path) -> None:
+    """Raise InvalidBaseModel where what transformers would load is not there, is damaged or is pickled."""
+    weights = sorted(folder.glob("*.safetensors"))
+    config = model_files.json_object(folder / "config.json")
+    if not weights or not (names := model_files.loaded_weights(folder, config)):
+        pickles = model_files.pickled(folder)
+        advice = (
+            f"it has {', '.join(pickles)}, which are not loaded (pickles run code): convert them to safetensors"
+            if pickles
+            else "copy them there"
+        )
+        raise InvalidBaseModel(
+            f"base.model: {folder}: no weights that transformers loads ({model_files.WHOLE}, or what "
+            f"{model_files.INDEX} names); {advice}."
+        )
+    if missing := sorted(set(names) - {path.name for path in weights}):
+        raise InvalidBaseModel(f"base.model: {folder}: weights are incomplete, missing {', '.join(missing)}.")
+    for path in weights:
+        _check_whole(path)
 
 
 def _check_whole(path: Path) -> None:

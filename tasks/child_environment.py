@@ -1,0 +1,70 @@
+"""What a child process is told: this process's environment in, the part of it that runs a model out.
+
+A training process and the code of a registered version speak to no server, so no credential is handed on to them.
+Names are allowed one by one or by the prefix of the library that reads them; everything else stays here.
+"""
+
+import os
+from collections.abc import Mapping
+
+NAMES = frozenset(
+    {
+        *("PATH", "HOME", "USER", "LOGNAME", "TMPDIR", "TEMP", "TMP", "TZ", "LANG", "LANGUAGE", "VIRTUAL_ENV"),
+        *("XDG_CACHE_HOME", "LD_LIBRARY_PATH", "LD_PRELOAD", "DYLD_LIBRARY_PATH", "CONDA_PREFIX"),
+        # Compilers that torch and DeepSpeed call for kernels of their own.
+        *("CC", "CXX", "CPATH", "C_INCLUDE_PATH", "LIBRARY_PATH", "MAX_JOBS"),
+        # A training on several processes or machines.
+        *("MASTER_ADDR", "MASTER_PORT", "NODE_RANK", "RANK", "LOCAL_RANK", "GROUP_RANK", "WORLD_SIZE"),
+        *("LOCAL_WORLD_SIZE", "TOKENIZERS_PARALLELISM"),
+        *("PYTHONHOME", "PYTHONPATH", "PYTHONUNBUFFERED", "PYTHONUTF8", "PYTHONIOENCODING", "PYTHONHASHSEED"),
+        *("PYTHONFAULTHANDLER", "PYTHONWARNINGS", "PYTHONPYCACHEPREFIX", "PYTHONDONTWRITEBYTECODE"),
+    }
+)
+PREFIXES = (
+    *("LC_", "OMP_", "GOMP_", "KMP_", "MKL_", "OPENBLAS_", "NUMEXPR_", "MALLOC_"),
+    *("CUDA_", "CUBLAS_", "CUDNN_", "NVIDIA_", "NCCL_", "NVTE_", "GLOO_", "TP_SOCKET_", "UCX_", "FI_", "IBV_"),
+    *("ROCR_", "ROCM_", "HIP_", "HSA_", "RCCL_", "MIOPEN_", "GPU_", "ZE_", "SYCL_", "ONEAPI_", "CCL_"),
+    *("TORCH", "PYTORCH_", "TRITON_", "ACCELERATE_", "FSDP_", "DS_", "DEEPSPEED_", "BNB_", "BITSANDBYTES_"),
+    *("HF_HOME", "HF_HUB_", "HF_MODULES_", "HF_DATASETS_", "HUGGINGFACE_HUB_CACHE", "TRANSFORMERS_"),
+)
+SECRET = frozenset({"TOKEN", "SECRET", "PASSWORD", "PASSWD", "KEY", "CREDENTIALS", "AUTH"})
+"""Words of a name, between underscores, with which a value stays here whatever its prefix is."""
+SET = {
+    # Every interpreter below the child, too: a file in the working folder is not a module.
+    "PYTHONSAFEPATH": "1",
+    # Models are folders by now; a library that asks a hub would ask without need.
+    "HF_HUB_OFFLINE": "1",
+    # transformers would fetch compiled kernels from a hub, where the package `kernels` is installed.
+    "USE_HUB_KERNELS": "NO",
+}
+
+
+def child_environment(variables: Mapping[str, str] = os.environ, **added: str) -> dict[str, str]:
+    """The variables that a process needs to load and run a model, and no others; `added` go before.
+
+    >>> given = {"PATH": "/bin", "NCCL_DEBUG": "INFO", "HF_TOKEN": "hf_1", "PREFECT_API_KEY": "p", "PYTHONPATH": "/a:"}
+    >>> sorted(child_environment(given).items())[:2], child_environment(given, PATH="/usr/bin")["PATH"]
+    ([('HF_HUB_OFFLINE', '1'), ('NCCL_DEBUG', 'INFO')], '/usr/bin')
+    """
+    handed_on = {name: value for name, value in variables.items() if is_handed_on(name)}
+    if "PYTHONPATH" in handed_on:
+        handed_on["PYTHONPATH"] = without_working_folder(handed_on["PYTHONPATH"])
+    return {**handed_on, **SET, **added}
+
+
+def is_handed_on(name: str) -> bool:
+    """Whether a variable of this name is for a child that runs a model.
+
+    >>> [is_handed_on(name) for name in ("CUDA_VISIBLE_DEVICES", "TOKENIZERS_PARALLELISM", "HF_HUB_TOKEN", "AWS_REGION")]
+    [True, True, False, False]
+    """
+    return (name in NAMES or name.startswith(PREFIXES)) and SECRET.isdisjoint(name.upper().split("_"))
+
+
+def without_working_folder(paths: str) -> str:
+    """A search path without its empty entries, which mean the working folder.
+
+    >>> without_working_folder("/a::/b:")
+    '/a:/b'
+    """
+    return os.pathsep.join(entry for entry in paths.split(os.pathsep) if entry)
