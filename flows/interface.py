@@ -26,7 +26,7 @@ PREFECT_FILE = "deployments/prefect.yaml"
 POOL = "tuneline"
 STARTING_SECONDS = 180
 ENDING_SECONDS = 15
-PREFECT = [sys.executable, "-m", "prefect", "--no-prompt"]
+PREFECT = [sys.executable, "-P", "-m", "prefect", "--no-prompt"]
 
 
 class Signalled(Exception):
@@ -174,6 +174,7 @@ def environment(state: State, prefect: int, password: str) -> dict[str, str]:
         **kept,
         "TUNELINE_HOME": str(state.root),
         "TUNELINE_ROOT": str(ROOT),
+        "PYTHONSAFEPATH": "1",
         "PREFECT_API_URL": f"http://127.0.0.1:{prefect}/api",
         "PREFECT_UI_URL": f"http://127.0.0.1:{prefect}",
         "PREFECT_SERVER_API_HOST": "127.0.0.1",
@@ -199,6 +200,7 @@ def mlflow_command(state: State, port: int) -> list[str]:
     """MLflow's server over the state's own artifacts; its store's address, which may hold a password, is a variable."""
     return [
         sys.executable,
+        "-P",
         "-m",
         "mlflow",
         "server",

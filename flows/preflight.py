@@ -2,17 +2,19 @@
 
 import os
 import shutil
+from contextlib import suppress
 from pathlib import Path
 
 from tasks.adapters import check_adapters
+from tasks.bases import REGISTRY, described
 from tasks.data.dataset import source_digest
-from tasks.errors import InvalidBaseModel, PermanentError, StateUnusable
+from tasks.errors import InvalidBaseModel, PermanentError, ServiceUnavailable, StateUnusable
 from tasks.modeling import processes
 from tasks.modeling.base_model import CARRIED, is_hub_name, verified
 from tasks.recipe import BaseModelRecipe, Recipe
 from tasks.recipe_methods import CombineMethod
 from tasks.registry import policy, relocation
-from tasks.settings import prepare_environment, state
+from tasks.settings import State, prepare_environment, state
 from tasks.store import writable
 from tasks.workplace import Workplace
 
@@ -31,7 +33,7 @@ def preflight(recipe: Recipe, evaluated: str = "") -> Workplace:
     relocation.check(here.tracking_uri)
     policy.load(Path(recipe.promotion.policy))
     sources = source_digest(recipe.data)
-    _check_base(recipe.base)
+    _check_base(recipe.base, here)
     processes.check(recipe.compute, recipe.training.method)
     if isinstance(recipe.training.method, CombineMethod):
         check_adapters(recipe.training.method, here)
@@ -54,13 +56,19 @@ def refuse_to_start_for_ever() -> None:
         )
 
 
-def _check_base(base: BaseModelRecipe) -> None:
-    """A folder must hold a model; a name that can be nothing else than a folder must be one."""
+def _check_base(base: BaseModelRecipe, here: State) -> None:
+    """A folder must hold a model; a name that can be nothing else than a folder must be one.
+
+    Of a hub's or the registry's base, what it says of itself is looked at before anything is spent on it.
+    """
     name = base.model
     if Path(name).is_dir():
         verified(Path(name).resolve(), name, base.trust_remote_code)
-        return
-    if not (name in CARRIED or name.startswith("models:/") or is_hub_name(name)):
+    elif name.startswith(REGISTRY) or (is_hub_name(name) and name not in CARRIED):
+        # Where no service answers, the step that fetches the base tries again, and checks the same.
+        with suppress(ServiceUnavailable):
+            described(base, here)
+    elif name not in CARRIED:
         raise InvalidBaseModel(
             f"base.model: {name!r} is no folder ({Path(name).absolute()}), no carried model "
             f"({', '.join(sorted(CARRIED))}), no hub name (org/name) and no models:/ address."

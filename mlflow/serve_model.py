@@ -3,8 +3,9 @@
 MLflow copies this file into every version, so it imports nothing of this project and needs only mlflow, torch,
 transformers and, for an adapter, peft. `model_config` may hold `system` (a default system message) and, for an
 adapter, `base_model` (a folder, a `models:/` address, or `<hub id>@<revision>`) with `base_digest`, and `quantisation`
-where the adapter was trained on a quantised base (this needs bitsandbytes). $BASE_MODEL says where the base lies on
-another machine; other weights than the adapter was trained on are refused.
+where the adapter was trained on a quantised base (this needs bitsandbytes). `trust_remote_code` is true where the
+recipe trusted the Python that came with its base, which lies in the version too. $BASE_MODEL says where the base lies
+on another machine; other weights than the adapter was trained on are refused.
 """
 
 import hashlib
@@ -29,13 +30,14 @@ class AnswersInstructions(PythonModel):
         adapter = context.artifacts.get("adapter")
         weights = context.artifacts.get("model") or base_folder(settings.get("base_model"), settings.get("base_digest"))
         self.system = settings.get("system") or ""
-        self.tokenizer = AutoTokenizer.from_pretrained(adapter or weights, trust_remote_code=False)
+        trusted = settings.get("trust_remote_code") is True
+        self.tokenizer = AutoTokenizer.from_pretrained(adapter or weights, trust_remote_code=trusted)
         device = "cuda" if torch.cuda.is_available() else "cpu"
         # Half precision is about a hundred times slower than fp32 on most CPUs.
         dtype = torch.float32 if device == "cpu" else "auto"
         quantised = quantised_options(settings.get("quantisation"), device)
         model = AutoModelForCausalLM.from_pretrained(
-            weights, dtype=dtype, use_safetensors=True, trust_remote_code=False, **quantised
+            weights, dtype=dtype, use_safetensors=True, trust_remote_code=trusted, **quantised
         )
         for module in model.modules():
             # bitsandbytes would repack 4-bit weights for bf16 on some processors, and answer otherwise than trained.
@@ -44,6 +46,8 @@ class AnswersInstructions(PythonModel):
         if adapter:
             from peft import PeftModel
 
+            if not Path(adapter, "adapter_model.safetensors").is_file():
+                raise ValueError(f"{adapter}: no adapter_model.safetensors; pickled weights are not loaded.")
             model = PeftModel.from_pretrained(model, adapter)
         self.stop_ids = stop_ids(model.generation_config, self.tokenizer)
         # The folder's own sampling defaults would change what "greedy" means.
@@ -180,7 +184,7 @@ def base_folder(base_model, base_digest):
         from huggingface_hub import snapshot_download
 
         name, _, revision = where.partition("@")
-        patterns = ["*.safetensors", "*.json"]
+        patterns = ["*.safetensors", "*.json", "*.py"]
         root = Path(snapshot_download(name, revision=revision or None, allow_patterns=patterns))
     configs = [root / "config.json", *sorted(root.glob("artifacts/*/config.json"))]
     folder = next((config.parent for config in configs if config.exists()), None)

@@ -8,11 +8,11 @@ from typing import Any
 from tasks.artifacts import TokenizedDataset, TrainedWeights
 from tasks.bases import REGISTRY, folder_at, version_at
 from tasks.errors import InvalidRecipe
+from tasks.modeling.adapter_files import check_plain_lora
 from tasks.modeling.base_model import BaseModelFolder
 from tasks.modeling.origin import ADAPTER_CONFIG, ORIGIN, bound_digest, is_adapter
 from tasks.recipe import Recipe
 from tasks.recipe_methods import CombineMethod
-from tasks.registry import lookup
 from tasks.settings import State
 from tasks.store import file_digest, weights_digest
 from tasks.workplace import Workplace
@@ -22,27 +22,29 @@ KEY = "training.method.adapters"
 
 
 def check_adapters(method: CombineMethod, state: State) -> None:
-    """Raise InvalidRecipe or UnknownVersion where an address leads to no adapter; nothing is fetched."""
+    """Raise InvalidRecipe, InvalidBaseModel or UnknownVersion where an address leads to no plain LoRA adapter.
+
+    A version's files are fetched for that: they are small, and what is in them is known before a model is loaded.
+    """
     for address in method.adapters:
-        _found(address, state)
+        check_plain_lora(_folder(address, state), KEY)
 
 
 def folders_of(method: CombineMethod, place: Workplace) -> list[Path]:
     """The folder of each adapter, fetched where it has to be; raises as `check_adapters` does."""
-    found = [_found(address, place.state) for address in method.adapters]
-    return [each.resolve() if isinstance(each, Path) else folder_at(each, place.state) for each in found]
+    return [_folder(address, place.state) for address in method.adapters]
 
 
-def _found(address: str, state: State) -> Path | lookup.Version:
-    """The folder or the version that an address leads to."""
-    if address.startswith(REGISTRY):
-        return version_at(address, KEY, state)
-    if not is_adapter(Path(address)):
+def _folder(address: str, state: State) -> Path:
+    """The folder that an address leads to, a version's fetched where it has to be."""
+    registered = address.startswith(REGISTRY)
+    folder = folder_at(version_at(address, KEY, state), state) if registered else Path(address).resolve()
+    if not is_adapter(folder):
         raise InvalidRecipe(
             f"{KEY}: {address}: no adapter lies there (no {ADAPTER_CONFIG}); name a folder, or "
             "models:/<name>-adapter@alias."
         )
-    return Path(address)
+    return folder
 
 
 def identity(folders: list[Path]) -> list[list[str]]:

@@ -13,6 +13,7 @@ from tasks.errors import InvalidData
 from tasks.evaluation.suites import Answer, Suite, SuiteRow
 from tasks.modeling import generation
 from tasks.modeling.loading import let_go, load_model, prove_live, stop_ids
+from tasks.modeling.model_files import check_code
 from tasks.modeling.origin import is_adapter, origin_of
 from tasks.pages import shown_progress
 from tasks.progress import Advance
@@ -44,7 +45,8 @@ class Asked:
 
         folder = self.weights if self.weights and not is_adapter(self.weights) else self.base
         recipe = PromptRecipe(system=self.system, max_length=1_000_000)
-        renderer = PromptRenderer(AutoTokenizer.from_pretrained(self.tokenizer), recipe, stop_ids(folder))
+        tokenizer = AutoTokenizer.from_pretrained(self.tokenizer, trust_remote_code=self.trust_remote_code)
+        renderer = PromptRenderer(tokenizer, recipe, stop_ids(folder))
         return load_model(self.base, self.weights, self.base_digest, self.trust_remote_code), renderer
 
 
@@ -63,14 +65,28 @@ def the_base(base: Path, tokenized: TokenizedDataset, system: str, trust_remote_
     )
 
 
-def registered(who: Who, folder: Path, model_digest: str, base: Path | None = None) -> Asked:
+def registered(
+    who: Who, folder: Path, model_digest: str, base: Path | None = None, trust_remote_code: bool = False
+) -> Asked:
     """A model as the registry keeps it: it brings its own tokenizer, template and system message.
 
-    `base` is where the base of an adapter lies; a merged or full model is its own.
+    `base` is where the base of an adapter lies; a merged or full model is its own. Raises InvalidBaseModel for Python
+    in either folder that the recipe does not trust.
     """
+    for part in (folder, base or folder):
+        check_code(part, trust_remote_code, f"evaluate: {who} {part}")
     origin = origin_of(folder)
-    base_digest = origin["base"] if base else model_digest
-    return Asked(who, model_digest, base or folder, base_digest, folder, folder, origin["template"], origin["system"])
+    return Asked(
+        who,
+        model_digest,
+        base or folder,
+        origin["base"] if base else model_digest,
+        folder,
+        folder,
+        origin["template"],
+        origin["system"],
+        trust_remote_code,
+    )
 
 
 def suite_of(path: Path, name: str, limit: int) -> Suite:

@@ -4,7 +4,7 @@ from pathlib import Path
 
 from tasks.artifacts import TokenizedDataset
 from tasks.errors import InvalidBaseModel, InvalidRecipe, UnknownVersion
-from tasks.modeling.base_model import BaseModelFolder, resolve, verified
+from tasks.modeling.base_model import BaseModelFolder, description, resolve, verified
 from tasks.recipe import BaseModelRecipe
 from tasks.registry import lookup
 from tasks.settings import State
@@ -19,10 +19,24 @@ def base_of(recipe: BaseModelRecipe, place: Workplace) -> BaseModelFolder:
     Raises InvalidBaseModel, UnknownVersion for a `models:/` address that the registry does not know,
     ServiceUnavailable.
     """
-    if not recipe.model.startswith(REGISTRY):
-        return resolve(recipe, place.state.bases)
-    found = version_at(recipe.model, "base.model", place.state)
-    return verified(folder_at(found, place.state), f"models:/{found.name}/{found.version}", recipe.trust_remote_code)
+    if recipe.model.startswith(REGISTRY):
+        return _registered(recipe, place.state)
+    return resolve(recipe, place.state.bases)
+
+
+def described(recipe: BaseModelRecipe, state: State) -> Path:
+    """The folder of a base's config and tokenizer, checked; of a hub's model, no weights are fetched.
+
+    Raises as `base_of` does.
+    """
+    if recipe.model.startswith(REGISTRY):
+        return _registered(recipe, state).folder
+    return description(recipe, state.bases)
+
+
+def _registered(recipe: BaseModelRecipe, state: State) -> BaseModelFolder:
+    version = version_at(recipe.model, "base.model", state)
+    return verified(folder_at(version, state), f"models:/{version.name}/{version.version}", recipe.trust_remote_code)
 
 
 def version_at(address: str, key: str, state: State) -> lookup.Version:

@@ -34,9 +34,9 @@ class RegisteredModel:
         return f"{self.name}/{self.version}"
 
 
-def version_of(name: str, version: int, place: Workplace) -> RegisteredModel:
+def version_of(name: str, version: int, place: Workplace, trust_remote_code: bool = False) -> RegisteredModel:
     """The version with this number, or the one in production for 0; raises as `existing` does."""
-    return _model(existing(name, version, place.state.tracking_uri), place)
+    return _model(existing(name, version, place.state.tracking_uri), place, trust_remote_code)
 
 
 def existing(name: str, version: int, uri: str) -> lookup.Version:
@@ -48,11 +48,13 @@ def existing(name: str, version: int, uri: str) -> lookup.Version:
     return found
 
 
-def champion_of(name: str, candidate_weights: str, place: Workplace) -> RegisteredModel | None:
+def champion_of(
+    name: str, candidate_weights: str, place: Workplace, trust_remote_code: bool = False
+) -> RegisteredModel | None:
     """The version to beat, with its model folder."""
     uri = place.state.tracking_uri
     found = to_beat(lookup.find(uri, name, "production"), candidate_weights, uri)
-    return _model(found, place) if found else None
+    return _model(found, place, trust_remote_code) if found else None
 
 
 def to_beat(production: lookup.Version | None, candidate_weights: str, uri: str) -> lookup.Version | None:
@@ -83,14 +85,14 @@ def label(version: lookup.Version | None) -> str:
     return f"{version.name}/{version.version}" if version else ""
 
 
-def _model(found: lookup.Version, place: Workplace) -> RegisteredModel:
+def _model(found: lookup.Version, place: Workplace, trust_remote_code: bool) -> RegisteredModel:
     folder = folder_of(found.name, found.version, place)
     model, weights, base_digest = (found.tags.get(tag, "") for tag in ("model", "weights", "base"))
-    base = _base_of(folder, found, place) if is_adapter(folder) else None
+    base = _base_of(folder, found, place, trust_remote_code) if is_adapter(folder) else None
     return RegisteredModel(found.name, found.version, folder, model, weights, base_digest, base)
 
 
-def _base_of(folder: Path, found: lookup.Version, place: Workplace) -> Path:
+def _base_of(folder: Path, found: lookup.Version, place: Workplace, trust_remote_code: bool) -> Path:
     """Where the base of an adapter lies: in the registry, or on the hub by the revision it was trained on."""
     from tasks.registry import versions
 
@@ -99,9 +101,10 @@ def _base_of(folder: Path, found: lookup.Version, place: Workplace) -> Path:
     if address.startswith("models:/"):
         return versions.base_folder(address, uri, cache)
     origin = origin_of(folder)
-    return resolve(
-        BaseModelRecipe(model=origin["base_name"], revision=origin["base_revision"]), place.state.bases
-    ).folder
+    base = BaseModelRecipe(
+        model=origin["base_name"], revision=origin["base_revision"], trust_remote_code=trust_remote_code
+    )
+    return resolve(base, place.state.bases).folder
 
 
 def folder_of(name: str, version: int, place: Workplace) -> Path:

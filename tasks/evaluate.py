@@ -42,8 +42,9 @@ def evaluate(
         recipe.prompt.system,
         recipe.base.trust_remote_code,
     )
-    champion = champion_of(recipe.name, weights.digest, place)
-    models = [plain, candidate, *([_registered("champion", champion)] if champion else [])]
+    trust = recipe.base.trust_remote_code
+    champion = champion_of(recipe.name, weights.digest, place, trust)
+    models = [plain, candidate, *([_registered("champion", champion, trust)] if champion else [])]
     return report_on(models, dataset, champion, recipe, place)
 
 
@@ -53,20 +54,22 @@ def evaluate_registered(
 ) -> EvaluationReport:
     """Ask a registered version, its base and the version in production the same rows, and compare their answers."""
     base = same_base(recipe.base, tokenized, place)
-    plain = the_base(base.folder, tokenized, recipe.prompt.system, recipe.base.trust_remote_code)
-    asked = version_of(recipe.name, version, place)
+    trust = recipe.base.trust_remote_code
+    plain = the_base(base.folder, tokenized, recipe.prompt.system, trust)
+    asked = version_of(recipe.name, version, place, trust)
     if asked.base != base.digest:
         raise InvalidBaseModel(
             f"base.model: {recipe.base.model} has the weights {base.digest}, but {asked.label} was trained from "
             f"{asked.base}; name that base in the recipe."
         )
-    champion = champion_of(recipe.name, asked.weights, place)
-    models = [plain, _registered("candidate", asked), *([_registered("champion", champion)] if champion else [])]
+    champion = champion_of(recipe.name, asked.weights, place, trust)
+    standing = [_registered("champion", champion, trust)] if champion else []
+    models = [plain, _registered("candidate", asked, trust), *standing]
     return report_on(models, dataset, champion, recipe, place)
 
 
-def _registered(who: Who, model: RegisteredModel) -> Asked:
-    return registered(who, model.folder, model.digest, model.base_folder)
+def _registered(who: Who, model: RegisteredModel, trust_remote_code: bool) -> Asked:
+    return registered(who, model.folder, model.digest, model.base_folder, trust_remote_code)
 
 
 def report_on(

@@ -124,8 +124,10 @@ def questions(
     """Prompts of the validation split, or of the test split where there is none, and the metric on their answers."""
     split = "validation" if dataset.rows["validation"] else "test"
     suite = suite_of(dataset.path(f"{split}.jsonl"), split, recipe.merging.prompts)
-    renderer = renderer_of(weights.path("weights"), PromptRecipe(system=recipe.prompt.system, max_length=1_000_000))
-    renderer.stop_ids |= renderer_of(base.folder, recipe.prompt).stop_ids
+    trust = recipe.base.trust_remote_code
+    prompt = PromptRecipe(system=recipe.prompt.system, max_length=1_000_000)
+    renderer = renderer_of(weights.path("weights"), prompt, trust)
+    renderer.stop_ids |= renderer_of(base.folder, recipe.prompt, trust).stop_ids
     return merging.Questions(
         prompts=[renderer.prompt_ids(row.messages) for row in suite.rows],
         stop_ids=renderer.stop_ids,

@@ -4,7 +4,6 @@ QLoRA, prompt tuning.
 Memory is predicted from the base's `config.json` and a sample of the records; weights are neither loaded nor fetched.
 """
 
-import json
 import logging
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -76,10 +75,13 @@ def plan(recipe: Recipe, timed: bool = False, stop: bool = False) -> Plan:
     `timed` probes the speed too, some seconds a method. `stop` ends at the first that fits.
     Raises InvalidBaseModel where the base's config cannot be had or walked through, ServiceUnavailable.
     """
+    from tasks.bases import described
     from tasks.modeling.methods import device
+    from tasks.modeling.model_files import CONFIG, json_object
+    from tasks.settings import state
 
-    folder = _described(recipe)
-    config = json.loads((folder / "config.json").read_text("utf-8"))
+    folder = described(recipe.base, state())
+    config = json_object(folder / CONFIG)
     work = workload(recipe, folder)
     method = recipe.training.method
     given = method.memory_gib if isinstance(method, AutoMethod) else 0.0
@@ -115,18 +117,6 @@ def resolved(recipe: Recipe) -> Recipe:
     method = choose(found)
     log.info("plan: %s on %s: %s", method.type, found.device, "; ".join(map(_told, found.options)))
     return _with_method(recipe, method)
-
-
-def _described(recipe: Recipe) -> Path:
-    """The folder of a recipe's base, for its config and tokenizer; of a hub's model, no weights are fetched."""
-    from tasks.bases import REGISTRY, base_of
-    from tasks.modeling.base_model import description
-    from tasks.settings import state
-    from tasks.workplace import Workplace
-
-    if recipe.base.model.startswith(REGISTRY):
-        return base_of(recipe.base, Workplace.open(recipe, source_digest="")).folder
-    return description(recipe.base, state().bases)
 
 
 def free_memory() -> int:
@@ -201,6 +191,7 @@ def memory_points(recipe: Recipe, base: Path, tokenized: TokenizedDataset, weigh
     processes, and bases that cannot be walked through.
     """
     from tasks.modeling.memory import PackSize
+    from tasks.modeling.model_files import CONFIG, json_object
     from tasks.registry.tracking import Point
 
     method = recipe.training.method
@@ -211,7 +202,7 @@ def memory_points(recipe: Recipe, base: Path, tokenized: TokenizedDataset, weigh
     share = tokenized.trained_tokens["train"] / tokenized.tokens["train"]
     mean = tokenized.tokens["train"] / tokenized.rows["train"]
     pack = PackSize(tokens, round(share * tokens), max(1, round(tokens / mean)))
-    config = json.loads((base / "config.json").read_text("utf-8"))
+    config = json_object(base / CONFIG)
     try:
         predicted = _predicted(recipe, config, pack).memory.total
     except InvalidBaseModel as fault:

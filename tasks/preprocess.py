@@ -37,35 +37,36 @@ def preprocess(dataset: ValidatedDataset, recipe: Recipe, place: Workplace) -> T
     }
     with shown_progress(f"{recipe.name} preprocess", sum(dataset.rows[split] for split in SPLITS), "records") as meter:
         tokenized = place.store.make(
-            "preprocess", inputs, TokenizedDataset, lambda folder: _build(folder, dataset, base, recipe.prompt, meter)
+            "preprocess", inputs, TokenizedDataset, lambda folder: _build(folder, dataset, base, recipe, meter)
         )
     place.run.once(tokenized, lambda run: _tell(run, tokenized))
     show(f"{recipe.name}-masks", tokenized.path("masks.md").read_text("utf-8"), "Which tokens are trained.")
     return tokenized
 
 
-def renderer_of(folder: Path, recipe: PromptRecipe) -> PromptRenderer:
+def renderer_of(folder: Path, recipe: PromptRecipe, trust_remote_code: bool) -> PromptRenderer:
     """The renderer of a model folder's tokenizer; its template is the recipe's."""
     from transformers import AutoTokenizer
 
-    return PromptRenderer(AutoTokenizer.from_pretrained(folder), recipe, stop_ids(folder))
+    tokenizer = AutoTokenizer.from_pretrained(folder, trust_remote_code=trust_remote_code)
+    return PromptRenderer(tokenizer, recipe, stop_ids(folder))
 
 
 def _build(
-    folder: Path, dataset: ValidatedDataset, base: BaseModelFolder, recipe: PromptRecipe, advance: Advance
+    folder: Path, dataset: ValidatedDataset, base: BaseModelFolder, recipe: Recipe, advance: Advance
 ) -> TokenizedDataset:
-    renderer = renderer_of(base.folder, recipe)
+    renderer = renderer_of(base.folder, recipe.prompt, recipe.base.trust_remote_code)
     splits: dict[str, TokenisedSplit] = {}
     for split in SPLITS:
         examples = list(tokenise(load_split(dataset.path(f"{split}.jsonl")), renderer, advance))
-        splits[split] = write_split(examples, folder / f"{split}.parquet", split, recipe.max_length)
+        splits[split] = write_split(examples, folder / f"{split}.parquet", split, recipe.prompt.max_length)
         if split == "train":
             summary = _summary(splits[split])
             decode = renderer.tokenizer.decode
             (folder / "masks.html").write_text(masks.html(examples, decode, summary), "utf-8")
             (folder / "masks.md").write_text(masks.markdown(examples, decode, summary), "utf-8")
     renderer.tokenizer.save_pretrained(folder / "tokenizer")
-    template = digest([renderer.tokenizer.chat_template, recipe.system])
+    template = digest([renderer.tokenizer.chat_template, recipe.prompt.system])
     files = [file_digest(folder / f"{split}.parquet") for split in SPLITS]
     return TokenizedDataset(
         digest=digest([files, base.digest, base.tokenizer_digest, template]),

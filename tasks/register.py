@@ -40,7 +40,12 @@ def register(
 ) -> ModelVersions:
     """Make the registry's versions of this release, or find those its content already has."""
     uri = place.state.tracking_uri
-    content = {"serving": recipe.serving, "system": recipe.prompt.system, "template": tokenized.template_digest}
+    content = {
+        "serving": recipe.serving,
+        "system": recipe.prompt.system,
+        "template": tokenized.template_digest,
+        **_trust(recipe),
+    }
     inputs = {
         "version": VERSION,
         "name": recipe.name,
@@ -69,6 +74,11 @@ def register(
     return made
 
 
+def _trust(recipe: Recipe) -> dict[str, bool]:
+    """What a version is told where its base, and so the version itself, brings Python of its own that was trusted."""
+    return {"trust_remote_code": True} if recipe.base.trust_remote_code else {}
+
+
 def _register(
     folder: Path,
     content: str,
@@ -88,7 +98,7 @@ def _register(
         "method": weights.method,
     }
     card = (folder / "MODEL_CARD.md").read_text("utf-8")
-    system = {"system": recipe.prompt.system}
+    settings = {"system": recipe.prompt.system, **_trust(recipe)}
     adapter_name, adapter_version, bound = "", 0, {}
     if weights.kind == "adapter":
         adapter_name = f"{recipe.name}-adapter"
@@ -102,7 +112,7 @@ def _register(
             digest([weights.digest, content]),
             tags,
             card,
-            system | bound,
+            settings | bound,
             extra_files=files,
             max_tokens=recipe.serving.max_tokens,
             temperature=recipe.serving.temperature,
@@ -116,7 +126,7 @@ def _register(
         tags,
         card,
         # An adapter that cannot be merged stands under the model's own name too: that is what callers look up.
-        system | (bound if merged.kind == "adapter" else {}),
+        settings | (bound if merged.kind == "adapter" else {}),
         extra_files=files,
         max_tokens=recipe.serving.max_tokens,
         temperature=recipe.serving.temperature,

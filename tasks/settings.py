@@ -8,6 +8,7 @@ import logging
 import os
 import secrets
 import stat
+import sys
 import tempfile
 from dataclasses import dataclass
 from pathlib import Path
@@ -28,6 +29,10 @@ SERVERS = {
     "HF_DATASETS_DISABLE_PROGRESS_BARS": "1",
     "GIT_PYTHON_REFRESH": "quiet",
     "TOKENIZERS_PARALLELISM": "false",
+    # What this process starts with `python -m` (Prefect's temporary server) imports no file of the working folder.
+    "PYTHONSAFEPATH": "1",
+    # A kernel of a hub is code that nobody declared.
+    "USE_HUB_KERNELS": "NO",
 }
 AUTH = "PREFECT_API_AUTH_STRING"
 """What this process says to Prefect's server, as `user:password`."""
@@ -140,7 +145,9 @@ def prepare_environment(state: State) -> None:
     log.setLevel(logging.INFO)
     if not any(isinstance(each, WithoutCredentials) for each in log.filters):
         log.addFilter(WithoutCredentials())
-    # Without a network bitsandbytes says at each import that a faster kernel was not fetched.
+    # bitsandbytes has no switch for it: it fetches a kernel from a hub where it can import this package.
+    sys.modules.setdefault("kernels", None)  # type: ignore[arg-type]
+    # On some processors it says at each import that it did not.
     logging.getLogger("bitsandbytes.backends.cpu.ops").setLevel(logging.ERROR)
     make_private(state.root)
     if os.environ.get("PREFECT_API_URL"):

@@ -57,7 +57,8 @@ def _sample(recipe: Recipe, folder: Path) -> tuple[int, float, float] | None:
     if found is None:
         return None
     count, records = found
-    renderer = PromptRenderer(AutoTokenizer.from_pretrained(folder), recipe.prompt, stop_ids(folder))
+    tokenizer = AutoTokenizer.from_pretrained(folder, trust_remote_code=recipe.base.trust_remote_code)
+    renderer = PromptRenderer(tokenizer, recipe.prompt, stop_ids(folder))
     examples = [renderer.example(messages_of(record)) for record in records]
     tokens = sum(len(example.input_ids) for example in examples)
     return count, tokens / len(examples), sum(example.trained_tokens for example in examples) / tokens

@@ -17,7 +17,7 @@ from tasks.recipe import BaseModelRecipe
 from tasks.store import file_digest, files_digest, weights_digest, writable
 
 log = logging.getLogger("tuneline")
-WEIGHTS, DESCRIBING = ("*.safetensors",), ("*.json", "*.jinja", "*.model", "*.txt")
+WEIGHTS, DESCRIBING, CODE = ("*.safetensors",), ("*.json", "*.jinja", "*.model", "*.txt"), ("*.py",)
 TOKENIZER_FILES = ("tokenizer.json", "tokenizer_config.json", "special_tokens_map.json", "vocab.json", "merges.txt")
 
 
@@ -105,13 +105,17 @@ def _convert(source: Path, folder: Path) -> None:
 
     where = str(source.parent)
     model = AutoModelForCausalLM.from_pretrained(
-        where, gguf_file=source.name, dtype=torch.float32, quantization_config=GgufConfig(dequantize=True)
+        where,
+        gguf_file=source.name,
+        dtype=torch.float32,
+        quantization_config=GgufConfig(dequantize=True),
+        trust_remote_code=False,
     )
     # With it, saving refuses: "quantized with gguf and is not serializable".
     if hasattr(model.config, "quantization_config"):
         del model.config.quantization_config
     model.save_pretrained(folder)
-    AutoTokenizer.from_pretrained(where, gguf_file=source.name).save_pretrained(folder)
+    AutoTokenizer.from_pretrained(where, gguf_file=source.name, trust_remote_code=False).save_pretrained(folder)
 
 
 def resolve(recipe: BaseModelRecipe, bases: Path) -> BaseModelFolder:
@@ -125,7 +129,7 @@ def resolve(recipe: BaseModelRecipe, bases: Path) -> BaseModelFolder:
     elif name in CARRIED:
         folder = fetch_carried(name, bases)
     elif is_hub_name(name):
-        folder = _from_hub(name, recipe.revision, (*WEIGHTS, *DESCRIBING))
+        folder = _from_hub(recipe, (*WEIGHTS, *DESCRIBING))
         # The hub's cache names the folder by its commit.
         return replace(verified(folder, name, recipe.trust_remote_code), hub_revision=folder.name)
     else:
@@ -139,10 +143,13 @@ def resolve(recipe: BaseModelRecipe, bases: Path) -> BaseModelFolder:
 def description(recipe: BaseModelRecipe, bases: Path) -> Path:
     """The folder of a base's config and tokenizer: as `resolve`, but no weights are fetched from a hub, or checked."""
     if Path(recipe.model).is_dir():
-        return Path(recipe.model).resolve()
-    if recipe.model in CARRIED or not is_hub_name(recipe.model):
+        folder = Path(recipe.model).resolve()
+    elif recipe.model in CARRIED or not is_hub_name(recipe.model):
         return resolve(recipe, bases).folder
-    return _from_hub(recipe.model, recipe.revision, DESCRIBING)
+    else:
+        folder = _from_hub(recipe, DESCRIBING)
+    check_declared(folder, recipe.model, recipe.trust_remote_code)
+    return folder
 
 
 def is_hub_name(name: str) -> bool:
@@ -150,7 +157,7 @@ def is_hub_name(name: str) -> bool:
     return name.count("/") == 1 and not name.startswith((".", "/", "~")) and ":" not in name
 
 
-def _from_hub(name: str, revision: str, patterns: Sequence[str]) -> Path:
+def _from_hub(recipe: BaseModelRecipe, patterns: Sequence[str]) -> Path:
     from huggingface_hub import snapshot_download
     from huggingface_hub.errors import (
         HfHubHTTPError,
@@ -159,9 +166,11 @@ def _from_hub(name: str, revision: str, patterns: Sequence[str]) -> Path:
         RevisionNotFoundError,
     )
 
+    name, revision = recipe.model, recipe.revision
+    wanted = [*patterns, *(CODE if recipe.trust_remote_code else ())]
     log.info("base: fetching %s@%s from the hub, or finding it in the local cache", name, revision or "main")
     try:
-        return Path(snapshot_download(name, revision=revision or None, allow_patterns=list(patterns)))
+        return Path(snapshot_download(name, revision=revision or None, allow_patterns=wanted))
     except (RepositoryNotFoundError, RevisionNotFoundError) as fault:
         raise InvalidBaseModel(
             f"base.model: {name}@{revision or 'main'}: the hub does not know it, or access is not granted."
@@ -199,15 +208,10 @@ def check_declared(folder: Path, name: str, trust_remote_code: bool) -> None:
     adapters = [path.name for path in (*folder.glob("adapter_model.*"), *folder.glob(ADAPTER_CONFIG))]
     if adapters:
         raise InvalidBaseModel(
-            f"base.model: {folder}: it holds an adapter ({', '.join(sorted(adapters))}), which would be loaded on top of "
-            "the base unasked; merge it in or take it away."
+            f"base.model: {folder}: it holds an adapter ({', '.join(sorted(adapters))}), which would be loaded on top "
+            "of the base unasked; merge it in or take it away."
         )
-    reasons = model_files.code_of(folder)
-    if reasons and not trust_remote_code:
-        raise InvalidBaseModel(
-            f"base.model: {name}: it brings Python of its own ({', '.join(reasons)}); set base.trust_remote_code if "
-            "you trust it."
-        )
+    model_files.check_code(folder, trust_remote_code, f"base.model: {name}")
 
 
 def _check_weights(folder: Path) -> None:
@@ -225,7 +229,7 @@ def _check_weights(folder: Path) -> None:
             f"base.model: {folder}: no weights that transformers loads ({model_files.WHOLE}, or what "
             f"{model_files.INDEX} names); {advice}."
         )
-    if missing := sorted(set(names) - {path.name for path in weights}):
+    if missing := sorted(names - {path.name for path in weights}):
         raise InvalidBaseModel(f"base.model: {folder}: weights are incomplete, missing {', '.join(missing)}.")
     for path in weights:
         _check_whole(path)

@@ -14,6 +14,7 @@ from typing import Any
 import torch
 
 from tasks.errors import InvalidBaseModel, InvalidRecipe
+from tasks.modeling.adapter_files import check_plain_lora
 from tasks.modeling.methods import load_base
 from tasks.modeling.origin import ADAPTER_CONFIG, origin_of
 from tasks.modeling.saving import save
@@ -63,7 +64,7 @@ def combine(
         model.delete_adapter(name)
     # PEFT puts every scale into the matrices, and would scale once more by the first adapter's rule.
     model.peft_config[COMBINED].use_rslora = False
-    save(model, tokenizer or adapters[0], folder, origin)
+    save(model, tokenizer or adapters[0], folder, origin, trust_remote_code=trust_remote_code)
     return sum(weight.numel() for name, weight in model.named_parameters() if f".{COMBINED}." in name)
 
 
@@ -75,16 +76,10 @@ def check(adapters: Sequence[Path], method: CombineMethod, base_digest: str) -> 
     configs = {weights: _config(weights) for weights in adapters}
     origins = {weights: origin_of(weights) for weights in adapters}
     for weights, origin in origins.items():
-        if origin["base"] != base_digest:
+        if origin.get("base") != base_digest:
             raise InvalidBaseModel(
-                f"{weights}: the adapter was trained on base {origin['base']}, and the recipe's base is {base_digest}; "
-                "adapters of one base can be combined."
-            )
-    for weights, config in configs.items():
-        kind = "DoRA" if config.get("use_dora") else config["peft_type"]
-        if kind != "LORA":
-            raise InvalidRecipe(
-                f"training.method.adapters: {weights} is {kind}; plain LoRA adapters can be combined, no others."
+                f"{weights}: the adapter was trained on base {origin.get('base')}, and the recipe's base is "
+                f"{base_digest}; adapters of one base can be combined."
             )
     ranks = [_rank(config) for config in configs.values()]
     if method.combination != "svd" and len(set(ranks)) > 1:
@@ -107,7 +102,7 @@ def _config(weights: Path) -> dict[str, Any]:
         raise InvalidRecipe(
             f"training.method.adapters: {weights}: no adapter lies there ({ADAPTER_CONFIG} is missing)."
         )
-    return dict(json.loads(path.read_text("utf-8")))
+    return check_plain_lora(weights, "training.method.adapters")
 
 
 def _rank(config: Mapping[str, Any]) -> int:

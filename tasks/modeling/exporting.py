@@ -5,7 +5,6 @@ prompt or two, and its answers are held against those of the registered model.
 """
 
 import json
-import os
 import shutil
 import subprocess
 import sys
@@ -16,7 +15,9 @@ from typing import Any
 
 import torch
 
+from tasks.child_environment import child_environment
 from tasks.errors import StateUnusable, WorkRefused
+from tasks.modeling.model_files import check_code
 from tasks.modeling.origin import ORIGIN
 from tasks.store import writable
 
@@ -31,8 +32,9 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 where, asked, new_tokens, folders = sys.argv[1], json.loads(sys.argv[2]), int(sys.argv[3]), sys.argv[4:]
 found = []
 for folder in folders:
-    tokenizer = AutoTokenizer.from_pretrained(folder)
-    model = AutoModelForCausalLM.from_pretrained(folder, dtype="auto", use_safetensors=True).eval()
+    tokenizer = AutoTokenizer.from_pretrained(folder, trust_remote_code=False)
+    options = {"dtype": "auto", "use_safetensors": True, "trust_remote_code": False}
+    model = AutoModelForCausalLM.from_pretrained(folder, **options).eval()
     dtype = str(model.dtype).removeprefix("torch.")
     # On most processors half precision is a hundred times slower; the numbers are rounded by now.
     model = model.cuda() if torch.cuda.is_available() else model.float()
@@ -78,8 +80,10 @@ def export(
 
     `extra` are files to lie beside it, by name; `asked` are the messages of each prompt of the check. The folder is
     renamed into place when all of that succeeded. Raises StateUnusable for a folder with something in it, WorkRefused
-    where numbers do not fit the format or the clean process does not load and answer.
+    where numbers do not fit the format or the clean process does not load and answer, InvalidBaseModel for a model that
+    brings Python of its own.
     """
+    check_code(source, False, f"export: {source}", "copy that folder, which loads with trust_remote_code=True")
     if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
         raise StateUnusable(f"{folder}: there is something in it already; name a new or an empty folder.")
     partial = folder.with_name(f".{folder.name}.partial")
@@ -115,7 +119,9 @@ def export(
 def _write(source: Path, folder: Path, dtype: str, shard_size: str) -> None:
     from transformers import AutoModelForCausalLM, AutoTokenizer
 
-    model = AutoModelForCausalLM.from_pretrained(source, dtype=DTYPES[dtype], use_safetensors=True)
+    model = AutoModelForCausalLM.from_pretrained(
+        source, dtype=DTYPES[dtype], use_safetensors=True, trust_remote_code=False
+    )
     broken = [name for name, weight in model.named_parameters() if not torch.isfinite(weight).all()]
     if broken:
         raise WorkRefused(f"export: {dtype} cannot hold {broken[0]} ({len(broken)} such): choose bf16 or fp32.")
@@ -123,7 +129,7 @@ def _write(source: Path, folder: Path, dtype: str, shard_size: str) -> None:
     for path in folder.glob("*.safetensors"):
         # Written for this user alone; who loads it may be another.
         path.chmod((folder / "config.json").stat().st_mode)
-    AutoTokenizer.from_pretrained(source).save_pretrained(folder)
+    AutoTokenizer.from_pretrained(source, trust_remote_code=False).save_pretrained(folder)
     origin = source / ORIGIN
     if origin.exists():
         shutil.copyfile(origin, folder / origin.name)
@@ -134,12 +140,13 @@ def _answers(
 ) -> list[dict[str, Any]]:
     """Number format and greedy answers of each folder, from an isolated interpreter that is offline."""
     command = [sys.executable, "-I", "-c", ANSWER, str(place), json.dumps(asked), str(NEW_TOKENS), *map(str, folders)]
-    environment = os.environ | {"HF_HUB_OFFLINE": "1", "TRANSFORMERS_VERBOSITY": "error", "PYTHONIOENCODING": "utf-8"}
+    environment = child_environment({"TRANSFORMERS_VERBOSITY": "error", "PYTHONIOENCODING": "utf-8"})
     try:
         done = subprocess.run(
             command,
             cwd=place.parent,
             env=environment,
+            stdin=subprocess.DEVNULL,
             capture_output=True,
             text=True,
             errors="replace",

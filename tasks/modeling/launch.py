@@ -9,6 +9,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from tasks.child_environment import child_environment
 from tasks.durable import read, write_text
 from tasks.errors import OutOfMemory, PermanentError, StateUnusable, TrainingDiverged, WorkerDied
 from tasks.modeling import processes
@@ -66,7 +67,7 @@ def train(job: TrainingJob, listen: Listener, environment: Mapping[str, str] | N
         changes = {"micro_batch_divisor", "learning_rate_scale"}
         job = job.model_copy(update=attempt.model_dump(include=changes))
     job = job.model_copy(update={"parent": os.getpid()})
-    variables = {**os.environ, **(environment or {})}
+    variables = child_environment(environment or {})
     processes.check(job.compute, job.recipe.method, variables)
     write_text(job.folder / JOB, job.model_dump_json(indent=1))
     done = _run(job, listen, variables)
@@ -94,7 +95,9 @@ def _run(job: TrainingJob, listen: Listener, variables: Mapping[str, str]) -> Tr
     command, added = processes.command(job.folder / JOB, job.compute, variables)
     with (job.folder / LOG).open("ab") as output:
         written = output.tell()
-        worker = subprocess.Popen(command, stdout=output, stderr=subprocess.STDOUT, env={**variables, **added})
+        worker = subprocess.Popen(
+            command, stdin=subprocess.DEVNULL, stdout=output, stderr=subprocess.STDOUT, env={**variables, **added}
+        )
         try:
             while worker.poll() is None:
                 look()

@@ -1,7 +1,6 @@
 """Trained or registered weights in, a model that answers out; an adapter is proved live before anyone scores it."""
 
 import gc
-import json
 import math
 from pathlib import Path
 from typing import Any
@@ -10,7 +9,9 @@ import torch
 from safetensors import safe_open
 
 from tasks.errors import InvalidBaseModel, WorkRefused
+from tasks.modeling.adapter_files import check_files
 from tasks.modeling.methods import autocast_dtype, device, load_base
+from tasks.modeling.model_files import json_object
 from tasks.modeling.origin import is_adapter, origin_of
 from tasks.recipe import Precision
 
@@ -23,15 +24,16 @@ def load_model(base: Path, weights: Path | None, base_digest: str, trust_remote_
 
     An adapter's base is quantised as it was in training.
 
-    Raises InvalidBaseModel when an adapter was trained on another base.
+    Raises InvalidBaseModel when an adapter was trained on another base, or holds pickled files.
     """
     if weights is None or not is_adapter(weights):
         folder = weights or base
         return _plainly_greedy(load_base(folder, trust_remote_code=trust_remote_code, dtype=asked_in(folder)).eval())
+    check_files(weights)
     origin = origin_of(weights)
-    if origin["base"] != base_digest:
+    if origin.get("base") != base_digest:
         raise InvalidBaseModel(
-            f"{weights}: the adapter was trained on base {origin['base']}, not on {base} ({base_digest})."
+            f"{weights}: the adapter was trained on base {origin.get('base')}, not on {base} ({base_digest})."
         )
     loaded = load_base(
         base, trust_remote_code=trust_remote_code, quantisation=origin.get("quantisation"), dtype=asked_in(base)
@@ -87,7 +89,7 @@ def stop_ids(folder: Path) -> frozenset[int]:
     """The tokens that end an answer by a model folder's `generation_config.json` and `config.json`."""
     for name in ("generation_config.json", "config.json"):
         if (folder / name).is_file():
-            ends = json.loads((folder / name).read_text("utf-8")).get("eos_token_id")
+            ends = json_object(folder / name).get("eos_token_id")
             if ends is not None:
                 return frozenset(ends if isinstance(ends, list) else [ends])
     return frozenset()

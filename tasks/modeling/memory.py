@@ -124,7 +124,9 @@ def shape_of(
         raise InvalidBaseModel(f"base.model: memory cannot be predicted from its config.json: {fault}") from fault
     frozen = products if method.gives == "adapter" else torch.float32
     with dry_run.META:
-        model = AutoModelForCausalLM.from_config(shape, dtype=frozen, attn_implementation=attention.register())
+        model = AutoModelForCausalLM.from_config(
+            shape, dtype=frozen, attn_implementation=attention.register(), trust_remote_code=False
+        )
         model.config.use_cache = False
         if method.quantisation:
             _quantise(model, method.quantisation)

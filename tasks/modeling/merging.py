@@ -113,7 +113,7 @@ def merge_best(adapter: BoundAdapter, questions: Questions, bounds: MergingRecip
         model = _folded(model)
         if rule != NEVER_SAVED:
             place = _place(folder, rule)
-            write(model, adapter.weights, place)
+            write(model, adapter.weights, place, adapter.trust_remote_code)
             del model
             let_go()
             model = load_model(place, None, "", adapter.trust_remote_code)
@@ -157,7 +157,7 @@ def nearest(candidates: Sequence[MergeCandidate]) -> MergeCandidate:
     return min((each for each in candidates if each.rule != NEVER_SAVED), key=distance)
 
 
-def write(merged: Any, tokenizer_folder: Path, folder: Path) -> None:
+def write(merged: Any, tokenizer_folder: Path, folder: Path, trust_remote_code: bool = False) -> None:
     """Write a merged model as transformers loads it by itself.
 
     The folder holds safetensors, config, generation config, tokenizer and chat template, and the adapter's origin.
@@ -165,7 +165,7 @@ def write(merged: Any, tokenizer_folder: Path, folder: Path) -> None:
     from transformers import AutoTokenizer
 
     merged.save_pretrained(folder)
-    AutoTokenizer.from_pretrained(tokenizer_folder).save_pretrained(folder)
+    AutoTokenizer.from_pretrained(tokenizer_folder, trust_remote_code=trust_remote_code).save_pretrained(folder)
     origin = tokenizer_folder / ORIGIN
     if origin.exists():
         shutil.copy(origin, folder / ORIGIN)

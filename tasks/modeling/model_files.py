@@ -19,6 +19,7 @@ OTHER_REPOSITORY = "--"
 KERNEL = "a compiled kernel of a hub, which is not fetched"
 ELSEWHERE = {"attn_implementation": KERNEL, "_attn_implementation": KERNEL, "experts_implementation": KERNEL}
 """Keys that name code of a repository where their value has a slash."""
+TRUST = "set base.trust_remote_code if you trust it"
 OBJECTS = (CONFIG, "generation_config.json", "tokenizer_config.json", "special_tokens_map.json", "added_tokens.json")
 """Files that are read as JSON objects, where they are there."""
 
@@ -73,19 +74,34 @@ def code_of(folder: Path) -> list[str]:
     return reasons
 
 
-def loaded_weights(folder: Path, config: Mapping[str, Any]) -> list[str]:
+def check_code(folder: Path, trusted: bool, what: str, advice: str = TRUST) -> None:
+    """Raise InvalidBaseModel where a folder brings Python of its own and is not `trusted`, or as `code_of` does.
+
+    `what` and `advice` are for the message.
+    """
+    if (reasons := code_of(folder)) and not trusted:
+        raise InvalidBaseModel(f"{what}: it brings Python of its own ({', '.join(reasons)}); {advice}.")
+
+
+def loaded_weights(folder: Path, config: Mapping[str, Any]) -> set[str]:
     """The names of the files that transformers reads a model's weights from; empty where it would find none.
 
-    Raises InvalidBaseModel for an index that names no files.
+    An index counts also beside a file that goes before it: one of the two is a mistake. Raises InvalidBaseModel for an
+    index that names no files.
     """
-    standing = [name for name in (WHOLE, INDEX) if (folder / name).is_file()]
-    first = str(config.get("transformers_weights") or next(iter(standing), ""))
-    if not first.endswith(".index.json"):
-        return [first] if first else []
-    named = json_object(folder / first).get("weight_map")
+    named = {str(config["transformers_weights"])} if config.get("transformers_weights") else set()
+    return {
+        file
+        for name in named | {name for name in (WHOLE, INDEX) if (folder / name).is_file()}
+        for file in (_shards(folder / name) if name.endswith(".index.json") else {name})
+    }
+
+
+def _shards(index: Path) -> set[str]:
+    named = json_object(index).get("weight_map")
     if not isinstance(named, dict) or not all(isinstance(name, str) for name in named.values()):
-        raise InvalidBaseModel(f"{folder / first}: no weight_map of file names; copy the file again.")
-    return sorted(set(named.values()))
+        raise InvalidBaseModel(f"{index}: no weight_map of file names; copy the file again.")
+    return set(named.values())
 
 
 def pickled(folder: Path) -> list[str]:

@@ -1,9 +1,9 @@
 """A folder of trained weights in, what they are bound to out."""
 
-import json
 from pathlib import Path
 from typing import Any
 
+from tasks.modeling.model_files import json_object
 from tasks.store import digest, file_digest, weights_digest
 
 ORIGIN = "origin.json"
@@ -11,8 +11,11 @@ ADAPTER_CONFIG = "adapter_config.json"
 
 
 def origin_of(weights: Path) -> dict[str, Any]:
-    """What saved weights are bound to: base (digest, name, revision, quantisation), tokenizer, template, system."""
-    return dict(json.loads((weights / ORIGIN).read_text("utf-8")))
+    """What saved weights are bound to: base (digest, name, revision, quantisation), tokenizer, template, system.
+
+    Raises InvalidBaseModel where the folder does not say.
+    """
+    return json_object(weights / ORIGIN)
 
 
 def bound_digest(weights: Path) -> str:

@@ -40,7 +40,7 @@ def speed(config: Mapping[str, Any], method: Method, compute: ComputeRecipe) -> 
     values = one_layer(config)
     shape = AutoConfig.for_model(values.pop("model_type"), **values)
     with scratch_folder() as folder:
-        AutoModelForCausalLM.from_config(shape).save_pretrained(folder)
+        AutoModelForCausalLM.from_config(shape, trust_remote_code=False).save_pretrained(folder)
         model = methods.load_for_training(folder, memory.without_numbers(method), compute)
         where = methods.device()
         products = methods.autocast_dtype(compute.precision, where)

@@ -1,7 +1,8 @@
 """A job and this machine in, the command that starts its training out: the worker alone, or `accelerate launch`.
 
 A training over several machines is started by the verb on the first; on each other machine, with NODE_RANK counted on,
-by `python -m tasks.modeling.processes job.json`. They share the job's folder, and only the first process writes in it.
+by `python -P -m tasks.modeling.processes job.json`. They share the job's folder, and only the first process writes in
+it.
 """
 
 import os
@@ -10,6 +11,7 @@ from collections.abc import Mapping
 from importlib.util import find_spec
 from pathlib import Path
 
+from tasks.child_environment import child_environment
 from tasks.errors import InvalidRecipe
 from tasks.modeling.job import TrainingJob
 from tasks.recipe import ComputeRecipe, Strategy
@@ -118,8 +120,9 @@ def main(path: Path) -> None:
     """Become this machine's part of a training that the first machine has started."""
     job = TrainingJob.model_validate_json(path.read_text("utf-8"))
     check(job.compute, job.recipe.method)
-    line, added = command(path, job.compute)
-    os.execve(line[0], line, {**os.environ, **added})
+    variables = child_environment({})
+    line, added = command(path, job.compute, variables)
+    os.execve(line[0], line, {**variables, **added})
 
 
 if __name__ == "__main__":

@@ -25,7 +25,14 @@ def keep_start(model: Any, folder: Path) -> Path | None:
     return folder
 
 
-def save(model: Any, tokenizer: Path, folder: Path, origin: Mapping[str, Any], start: Path | None = None) -> None:
+def save(
+    model: Any,
+    tokenizer: Path,
+    folder: Path,
+    origin: Mapping[str, Any],
+    start: Path | None = None,
+    trust_remote_code: bool = False,
+) -> None:
     """Write the adapter, or the whole model, with its tokenizer and template, and `origin.json`.
 
     `start` is what `keep_start` gave.
@@ -42,7 +49,7 @@ def save(model: Any, tokenizer: Path, folder: Path, origin: Mapping[str, Any], s
         )
     else:
         model.save_pretrained(folder)
-    AutoTokenizer.from_pretrained(tokenizer).save_pretrained(folder)
+    AutoTokenizer.from_pretrained(tokenizer, trust_remote_code=trust_remote_code).save_pretrained(folder)
     (folder / ORIGIN).write_text(json.dumps(dict(origin), indent=1), "utf-8")
 
 

@@ -269,7 +269,7 @@ class Training:
         if shared_out or progress.best_loss is not None:
             checkpoints.load_best(model, job.folder, progress.best_step)
         shutil.rmtree(job.folder / WEIGHTS, ignore_errors=True)
-        saving.save(model, job.tokenizer, job.folder / WEIGHTS, job.origin, self.start)
+        saving.save(model, job.tokenizer, job.folder / WEIGHTS, job.origin, self.start, job.trust_remote_code)
         self._sum_up(peak_memory)
         self._tell("done", step=progress.step, seconds=progress.seconds)
 

@@ -12,7 +12,8 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from tasks.errors import UnknownVersion, WorkRefused
+from tasks.child_environment import child_environment
+from tasks.errors import ServiceUnavailable, UnknownVersion, WorkRefused
 from tasks.locks import DAY, locked
 from tasks.registry.packaging import DIGEST_TAG, Kind, Package, local_folder, log_model
 from tasks.registry.tracking import MlflowRun, connect, service
@@ -122,7 +123,10 @@ def version_folder(tracking_uri: str, name: str, version: int, cache: Path) -> P
 
 
 def weights_in(folder: Path) -> Path:
-    """The weights inside a version's folder, as its `MLmodel` names them."""
+    """The weights inside a version's folder, as its `MLmodel` names them.
+
+    Raises UnknownVersion where it names none, or a place or a link that leads out of the version's folder.
+    """
     import yaml
 
     described = yaml.safe_load((folder / "MLmodel").read_text("utf-8"))
@@ -132,7 +136,14 @@ def weights_in(folder: Path) -> Path:
         raise UnknownVersion(
             f"{folder}: this version was not registered here: it names neither a model nor an adapter."
         )
-    return folder / str(entry["path"])
+    root, weights = folder.resolve(), folder / str(entry["path"])
+    outside = [path for path in (weights, *folder.rglob("*")) if not path.resolve().is_relative_to(root)]
+    if outside:
+        raise UnknownVersion(
+            f"{folder}: this version is not whole: {outside[0]} leads to {outside[0].resolve()}, outside of it; "
+            "register it again."
+        )
+    return weights
 
 
 def _with_model(folder: Path, what: str) -> Path:
@@ -169,6 +180,15 @@ def _create_version(
     return first
 
 
+ASKING = {
+    "MLFLOW_DISABLE_TELEMETRY": "true",
+    "MLFLOW_ALLOW_PICKLE_DESERIALIZATION": "false",
+    "MLFLOW_LOGGING_LEVEL": "WARNING",
+    "PYTHONIOENCODING": "utf-8",
+    # A version is read in place where its store is a local folder.
+    "PYTHONDONTWRITEBYTECODE": "1",
+}
+BASE_FILES = ["*.safetensors", "*.json", "*.jinja", "*.model", "*.txt", "*.py"]
 ASK = """
 import json, sys
 import mlflow.pyfunc
@@ -187,13 +207,14 @@ def ask(
     """Load a version as a consumer would and return its answers to `rows`, in order.
 
     It runs in a process of its own, with an isolated interpreter that cannot import this checkout, so that it proves
-    the version stands alone and its memory is given back. Raises WorkRefused with that process's last lines where the
-    version does not load, does not answer every row, or takes more than `timeout` seconds.
+    the version stands alone and its memory is given back. What it is told has no credential in it: all that the
+    version needs is fetched before. Raises WorkRefused with that process's last lines where the version does not load,
+    does not answer every row, or takes more than `timeout` seconds.
     """
     folder = version_folder(tracking_uri, name, version, cache)
-    environment = os.environ | {"MLFLOW_TRACKING_URI": tracking_uri, "PYTHONIOENCODING": "utf-8"}
-    address = base_address(folder)
-    if address.startswith("models:/") and not os.environ.get("BASE_MODEL"):
+    weights_in(folder)
+    environment = child_environment(ASKING)
+    if address := os.environ.get("BASE_MODEL") or base_address(folder):
         environment["BASE_MODEL"] = str(base_folder(address, tracking_uri, cache))
     with scratch_folder() as scratch:
         questions, answers = scratch / "rows.json", scratch / "answers.json"
@@ -217,9 +238,25 @@ def base_address(folder: Path) -> str:
 
 
 def base_folder(address: str, tracking_uri: str, cache: Path) -> Path:
-    """The folder of a base that is a version too (`models:/name/version`): read in place or cached."""
-    name, _, number = address.removeprefix("models:/").partition("/")
-    return model_folder(tracking_uri, name, int(number), cache)
+    """The folder behind the address of an adapter's base: a folder, `models:/name/version`, `<hub id>@<revision>`.
+
+    Read in place or fetched. Raises UnknownVersion, ServiceUnavailable.
+    """
+    if Path(address).is_dir():
+        return Path(address).resolve()
+    if address.startswith("models:/"):
+        name, _, number = address.removeprefix("models:/").partition("/")
+        return model_folder(tracking_uri, name, int(number), cache)
+    from huggingface_hub import snapshot_download
+    from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError
+
+    name, _, revision = address.partition("@")
+    try:
+        return Path(snapshot_download(name, revision=revision or None, allow_patterns=BASE_FILES))
+    except (LocalEntryNotFoundError, HfHubHTTPError, OSError) as fault:
+        raise ServiceUnavailable(
+            f"{address}: the base of an adapter is not in the local cache, and the hub did not give it: {fault}"
+        ) from fault
 
 
 def _run(command: list[str], environment: Mapping[str, str], folder: Path, timeout: float) -> str:

@@ -31,7 +31,14 @@ def adapter(tiny_base: Path, tmp_path: Path) -> Make:
         torch.manual_seed(seed)
         model = get_peft_model(
             load_base(tiny_base),
-            LoraConfig(r=rank, lora_alpha=2 * rank, target_modules="all-linear", init_lora_weights=False, **changes),
+            LoraConfig(
+                r=rank,
+                lora_alpha=2 * rank,
+                target_modules="all-linear",
+                init_lora_weights=False,
+                task_type="CAUSAL_LM",
+                **changes,
+            ),
         )
         save(model, tiny_base, tmp_path / name, origin)
         return tmp_path / name
