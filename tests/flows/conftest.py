@@ -7,7 +7,7 @@ import sys
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import IO, TYPE_CHECKING, Any
 
 import pytest
 
@@ -114,13 +114,19 @@ class Shop:
         path.write_text(json.dumps(recipe.model_dump(mode="json")), "utf-8")
         return path
 
-    def start(self, *words: str, **variables: str) -> "subprocess.Popen[str]":
+    def start(self, *words: str, stdin: IO[str] | None = None, **variables: str) -> "subprocess.Popen[str]":
         """The real command in a process of its own, beside this session's Prefect server."""
         own = {"TUNELINE_HOME": str(self.state.root), "PREFECT_API_URL": self.prefect, "PYTHONPATH": str(ROOT)}
         environment = {**os.environ, **own, **variables}
         command = [sys.executable, "-c", "from flows.command import main; main()", *words]
         return subprocess.Popen(
-            command, cwd=self.home, env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
+            command,
+            cwd=self.home,
+            env=environment,
+            stdin=stdin,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
         )
 
     def finish(self, recipe: Recipe) -> str:
