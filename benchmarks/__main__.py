@@ -42,7 +42,7 @@ def plan(told: argparse.Namespace, base: Path) -> list[Entry]:
     """What is measured in each round: contenders on rows that fit the guide's padding, their real tokens counted."""
     from transformers import AutoTokenizer
 
-    tokenizer = AutoTokenizer.from_pretrained(base)
+    tokenizer = AutoTokenizer.from_pretrained(base, trust_remote_code=False)
 
     def tokens(row: Row) -> int:
         return real_tokens(row, lambda text: len(tokenizer(text)["input_ids"]))

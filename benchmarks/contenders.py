@@ -38,8 +38,10 @@ def guide(job: Job) -> dict[str, Any]:
     from peft import LoraConfig, get_peft_model
     from transformers import AutoModelForCausalLM, AutoTokenizer
 
-    tokenizer = AutoTokenizer.from_pretrained(job.base)
-    model = AutoModelForCausalLM.from_pretrained(job.base, dtype=torch.float32)
+    tokenizer = AutoTokenizer.from_pretrained(job.base, trust_remote_code=False)
+    model = AutoModelForCausalLM.from_pretrained(
+        job.base, dtype=torch.float32, use_safetensors=True, trust_remote_code=False
+    )
     model = get_peft_model(model, LoraConfig(task_type="CAUSAL_LM", **LORA)).train()
     parameters = [parameter for parameter in model.parameters() if parameter.requires_grad]
     optimizer = torch.optim.AdamW(parameters, lr=LEARNING_RATE, weight_decay=0.0)
@@ -102,7 +104,7 @@ def write_examples(job: Job, folder: Path) -> list[Any]:
     from tasks.recipe import PromptRecipe, PromptTemplate
 
     recipe = PromptRecipe(template=PromptTemplate.guide, max_length=PADDED)
-    renderer = PromptRenderer(AutoTokenizer.from_pretrained(job.base), recipe)
+    renderer = PromptRenderer(AutoTokenizer.from_pretrained(job.base, trust_remote_code=False), recipe)
     examples = []
     for row in job.rows:
         asked = {
@@ -159,8 +161,10 @@ def guide_answers(job: Job) -> dict[str, Any]:
     """One prompt at a time through `model.generate`."""
     from transformers import AutoModelForCausalLM, AutoTokenizer
 
-    tokenizer = AutoTokenizer.from_pretrained(job.base)
-    model = AutoModelForCausalLM.from_pretrained(job.base, dtype=torch.float32).eval()
+    tokenizer = AutoTokenizer.from_pretrained(job.base, trust_remote_code=False)
+    model = AutoModelForCausalLM.from_pretrained(
+        job.base, dtype=torch.float32, use_safetensors=True, trust_remote_code=False
+    ).eval()
     prompts = [tokenizer(prompt_and_completion(row)[0], return_tensors="pt") for row in job.rows]
     settings: dict[str, Any] = {"do_sample": False, "pad_token_id": tokenizer.pad_token_id}
     with torch.no_grad():
@@ -183,7 +187,7 @@ def our_answers(job: Job) -> dict[str, Any]:
     from tasks.modeling.generation import generate
     from tasks.modeling.loading import load_model, stop_ids
 
-    tokenizer = AutoTokenizer.from_pretrained(job.base)
+    tokenizer = AutoTokenizer.from_pretrained(job.base, trust_remote_code=False)
     model, stops = load_model(job.base, None, ""), stop_ids(job.base)
     prompts = [tokenizer(prompt_and_completion(row)[0])["input_ids"] for row in job.rows]
     generate(model, prompts[:1], stops, 2, batch_size=1)

@@ -65,13 +65,15 @@ def settings(mode: str, folder: str) -> SFTConfig:
 
 def train(job: Job) -> dict[str, Any]:
     """Train once over the rows; what the trainer was really fed is counted afterwards, from its own batches."""
-    tokenizer = AutoTokenizer.from_pretrained(job.base)
+    tokenizer = AutoTokenizer.from_pretrained(job.base, trust_remote_code=False)
     pairs = [prompt_and_completion(row) for row in job.rows]
     pairs.sort(key=lambda pair: -sum(len(tokenizer(text)["input_ids"]) for text in pair))
     clock = Clock()
     with tempfile.TemporaryDirectory() as folder:
         trainer = SFTTrainer(
-            model=AutoModelForCausalLM.from_pretrained(job.base, dtype=torch.float32),
+            model=AutoModelForCausalLM.from_pretrained(
+                job.base, dtype=torch.float32, use_safetensors=True, trust_remote_code=False
+            ),
             args=settings(job.contender, folder),
             train_dataset=Dataset.from_dict({"prompt": [p for p, _ in pairs], "completion": [c for _, c in pairs]}),
             processing_class=tokenizer,

@@ -58,7 +58,7 @@ def make(name: str, folder: Path) -> Path:
     )
     torch.manual_seed(0)
     with torch.device("cuda" if torch.cuda.is_available() else "cpu"):
-        model = AutoModelForCausalLM.from_config(shape, dtype=torch.bfloat16)
+        model = AutoModelForCausalLM.from_config(shape, dtype=torch.bfloat16, trust_remote_code=False)
     model.generation_config.eos_token_id = tokenizer.eos_token_id
     model.save_pretrained(partial, max_shard_size=SHARD)
     tokenizer.save_pretrained(partial)

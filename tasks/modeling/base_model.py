@@ -205,6 +205,11 @@ def check_declared(folder: Path, name: str, trust_remote_code: bool) -> None:
     for file in model_files.OBJECTS:
         if (folder / file).is_file():
             model_files.json_object(folder / file)
+    if "configuration_files" in model_files.json_object(folder / model_files.CONFIG):
+        raise InvalidBaseModel(
+            f"base.model: {folder}: config.json names other files to be read in its place (configuration_files); copy "
+            "what holds for this version into it, and take that key away."
+        )
     adapters = [path.name for path in (*folder.glob("adapter_model.*"), *folder.glob(ADAPTER_CONFIG))]
     if adapters:
         raise InvalidBaseModel(

@@ -33,8 +33,9 @@ where, asked, new_tokens, folders = sys.argv[1], json.loads(sys.argv[2]), int(sy
 found = []
 for folder in folders:
     tokenizer = AutoTokenizer.from_pretrained(folder, trust_remote_code=False)
-    options = {"dtype": "auto", "use_safetensors": True, "trust_remote_code": False}
-    model = AutoModelForCausalLM.from_pretrained(folder, **options).eval()
+    model = AutoModelForCausalLM.from_pretrained(
+        folder, dtype="auto", use_safetensors=True, trust_remote_code=False
+    ).eval()
     dtype = str(model.dtype).removeprefix("torch.")
     # On most processors half precision is a hundred times slower; the numbers are rounded by now.
     model = model.cuda() if torch.cuda.is_available() else model.float()
