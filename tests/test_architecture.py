@@ -42,6 +42,34 @@ def test_a_file_has_a_telling_name_and_a_readable_length(path: Path) -> None:
     assert not re.search(r"#\s*(TODO|FIXME|XXX)", text)
 
 
+LOADING = re.compile(r"\bAuto\w+\.from_(?:pretrained|config)\(")
+
+
+def loading_calls() -> list[tuple[str, str]]:
+    """Every call that makes a model, configuration or tokenizer of a folder, in code and in code held in texts."""
+    found = []
+    for folder in ("flows", "tasks", "mlflow", "benchmarks", "examples", "deployments"):
+        for path in sorted((ROOT / folder).rglob("*.py")):
+            text = path.read_text("utf-8")
+            for match in LOADING.finditer(text):
+                depth, end = 1, match.end()
+                while depth:
+                    depth += {"(": 1, ")": -1}.get(text[end], 0)
+                    end += 1
+                found.append((f"{path.relative_to(ROOT)}: {match[0]}", text[match.start() : end]))
+    return found
+
+
+def test_every_loading_call_says_whether_code_is_trusted_and_reads_safetensors_alone() -> None:
+    calls = loading_calls()
+    assert len(calls) >= 20
+    assert [where for where, call in calls if "trust_remote_code=" not in call] == []
+    models = [(where, call) for where, call in calls if "AutoModelForCausalLM.from_pretrained" in where]
+    assert len(models) >= 5
+    # A GGUF file of a package is converted, not loaded as it is.
+    assert [where for where, call in models if "use_safetensors=True" not in call and "gguf_file=" not in call] == []
+
+
 def test_the_folder_mlflow_never_hides_the_library() -> None:
     files = list((ROOT / "mlflow").iterdir())
     assert any(path.name == "serve_model.py" for path in files)

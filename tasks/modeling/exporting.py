@@ -141,7 +141,7 @@ def _answers(
 ) -> list[dict[str, Any]]:
     """Number format and greedy answers of each folder, from an isolated interpreter that is offline."""
     command = [sys.executable, "-I", "-c", ANSWER, str(place), json.dumps(asked), str(NEW_TOKENS), *map(str, folders)]
-    environment = child_environment({"TRANSFORMERS_VERBOSITY": "error", "PYTHONIOENCODING": "utf-8"})
+    environment = child_environment({"TRANSFORMERS_VERBOSITY": "error"})
     try:
         done = subprocess.run(
             command,

@@ -61,9 +61,10 @@ def code_of(folder: Path) -> list[str]:
             raise InvalidBaseModel(f"{path}: larger than any configuration ({LARGEST_CONFIG >> 20} MB); take it away.")
         values: dict[str, list[Any]] = {key: [] for key in ("auto_map", *ELSEWHERE)}
         _parsed(path, values)
-        if values["auto_map"]:
+        named = [value for value in values["auto_map"] if value]
+        if named:
             reasons.append(f"auto_map in {path.name}")
-        if OTHER_REPOSITORY in json.dumps(values["auto_map"]):
+        if OTHER_REPOSITORY in json.dumps(named):
             raise InvalidBaseModel(
                 f"{path}: its auto_map names code in another repository; copy that code into the folder and name it "
                 "without the repository."

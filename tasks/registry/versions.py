@@ -184,9 +184,6 @@ ASKING = {
     "MLFLOW_DISABLE_TELEMETRY": "true",
     "MLFLOW_ALLOW_PICKLE_DESERIALIZATION": "false",
     "MLFLOW_LOGGING_LEVEL": "WARNING",
-    "PYTHONIOENCODING": "utf-8",
-    # A version is read in place where its store is a local folder.
-    "PYTHONDONTWRITEBYTECODE": "1",
 }
 BASE_FILES = ["*.safetensors", "*.json", "*.jinja", "*.model", "*.txt", "*.py"]
 ASK = """
@@ -221,7 +218,8 @@ def ask(
         questions.write_text(json.dumps([dict(row) for row in rows], ensure_ascii=False), "utf-8")
         # MLflow leaves what it downloads in the temporary folder for ever; this one is deleted.
         environment["TMPDIR"] = str(scratch)
-        command = [sys.executable, "-I", "-c", ASK, str(folder), str(questions), str(answers)]
+        # Without bytecode: a version is read in place where its store is a local folder.
+        command = [sys.executable, "-I", "-B", "-c", ASK, str(folder), str(questions), str(answers)]
         fault = _run(command, environment, scratch, timeout)
         got = json.loads(answers.read_text("utf-8")) if not fault else []
     if fault or len(got) != len(rows):

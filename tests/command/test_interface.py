@@ -23,6 +23,16 @@ SLEEP = "import time; time.sleep(60)"
 FAMILY = f"import subprocess, sys; subprocess.Popen([sys.executable, '-c', '{SLEEP}']); {SLEEP}"
 
 
+@pytest.mark.parametrize("command", [interface.PREFECT, interface.mlflow_command(State(Path("state")), 1)[:4]])
+def test_servers_import_no_file_of_the_working_folder(command: list[str], tmp_path: Path) -> None:
+    marker = tmp_path / "ran"
+    for name in ("random", "sqlalchemy", "uvicorn"):
+        (tmp_path / f"{name}.py").write_text(f"open({str(marker)!r}, 'w')\n")
+    subprocess.run([*command, "--help"], cwd=tmp_path, check=True, capture_output=True)
+    assert not marker.exists()
+    assert environment(State(tmp_path), 4200)["PYTHONSAFEPATH"] == "1"
+
+
 def test_a_taken_port_is_passed_over() -> None:
     with socket.socket() as taken:
         taken.bind(("127.0.0.1", 0))

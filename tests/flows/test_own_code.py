@@ -1,7 +1,10 @@
 """A base that brings Python of its own: refused before anything runs, or trusted all the way into the registry."""
 
 import json
+import os
 import shutil
+import subprocess
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -12,6 +15,7 @@ from flows.command import run
 from tasks.errors import InvalidBaseModel
 from tasks.registry import versions
 
+ROOT = Path(__file__).parents[2]
 TOKENIZER = """
 from pathlib import Path
 from transformers import PreTrainedTokenizerFast
@@ -100,3 +104,28 @@ def test_a_trusted_base_goes_the_whole_path_and_its_code_goes_with_it(fresh, own
     assert retrain(recipe).report.champion == "own/1"
     with pytest.raises(InvalidBaseModel, match=r"champion .*own_tokenizer|champion .*auto_map"):
         retrain(fresh.recipe("own", base={"model": str(fresh.base)}))
+
+
+@pytest.mark.slow
+def test_a_whole_run_imports_no_file_of_the_working_folder(fresh):
+    """Prefect's temporary server, the training process and the versions that are asked are all started in it."""
+    marker, littered = fresh.home / "ran", fresh.home / "littered"
+    littered.mkdir()
+    for name in ("torch", "random", "datasets", "sqlalchemy", "uvicorn", "usercustomize", "evaluate"):
+        (littered / f"{name}.py").write_text(f"open({str(marker)!r}, 'a').write({name!r} + chr(10))\n", "utf-8")
+    kept = {name: value for name, value in os.environ.items() if not name.startswith(("PREFECT_", "PYTHON"))}
+    done = subprocess.run(
+        # As the console script starts, whose own folder is first on the search path.
+        [sys.executable, "-P", "-c", "from flows.command import main; main()", "retrain"]
+        + [str(fresh.file(fresh.recipe("littered", training={"max_steps": 60})))],
+        cwd=littered,
+        env={**kept, "TUNELINE_HOME": str(fresh.state.root), "PYTHONPATH": str(ROOT)},
+        stdin=subprocess.DEVNULL,
+        capture_output=True,
+        text=True,
+        timeout=500,
+        check=False,
+    )
+    assert not marker.exists(), marker.read_text("utf-8")
+    assert done.returncode == 0, done.stderr
+    assert fresh.versions("littered") == [1]

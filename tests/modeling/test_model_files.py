@@ -102,7 +102,7 @@ def test_stop_tokens_are_not_read_from_what_is_no_json_object(copy: Path) -> Non
 
 
 def test_a_list_in_a_file_that_nobody_reads_is_no_fault(copy: Path) -> None:
-    (copy / "modules.json").write_text('[{"idx": 0}]')
+    (copy / "modules.json").write_text('[{"idx": 0, "auto_map": {}}]')
     (copy / "._config.json").write_bytes(b"\x00\x05\x16\x07")
     assert verified(copy, "base").folder == copy
 
