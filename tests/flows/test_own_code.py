@@ -114,10 +114,10 @@ def test_a_whole_run_imports_no_file_of_the_working_folder(fresh):
     for name in ("torch", "random", "datasets", "sqlalchemy", "uvicorn", "usercustomize", "evaluate"):
         (littered / f"{name}.py").write_text(f"open({str(marker)!r}, 'a').write({name!r} + chr(10))\n", "utf-8")
     kept = {name: value for name, value in os.environ.items() if not name.startswith(("PREFECT_", "PYTHON"))}
+    recipe = fresh.file(fresh.recipe("littered", training={"max_steps": 60}))
     done = subprocess.run(
         # As the console script starts, whose own folder is first on the search path.
-        [sys.executable, "-P", "-c", "from flows.command import main; main()", "retrain"]
-        + [str(fresh.file(fresh.recipe("littered", training={"max_steps": 60})))],
+        [sys.executable, "-P", "-c", "from flows.command import main; main()", "retrain", str(recipe)],
         cwd=littered,
         env={**kept, "TUNELINE_HOME": str(fresh.state.root), "PYTHONPATH": str(ROOT)},
         stdin=subprocess.DEVNULL,
