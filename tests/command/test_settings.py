@@ -183,6 +183,8 @@ def test_a_state_folder_of_another_account_is_refused_before_anything_in_it_is_r
     with pytest.raises(StateUnusable, match="12345"):
         prepare_environment(bare)
     assert "PREFECT_API_URL" not in os.environ
+
+
 def test_no_kernel_is_fetched_from_a_hub(bare: State, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     (tmp_path / "kernels.py").write_text("def get_kernel(*_, **__): raise SystemExit('fetched')")
     monkeypatch.syspath_prepend(tmp_path)
