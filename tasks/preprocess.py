@@ -78,7 +78,7 @@ def _build(
         trained_tokens={name: split.trained_tokens for name, split in splits.items()},
         truncated={name: split.truncated for name, split in splits.items()},
         dropped={name: split.dropped for name, split in splits.items()},
-        max_length=recipe.max_length,
+        max_length=recipe.prompt.max_length,
     )
 
 
