@@ -4,18 +4,15 @@ import json
 import os
 import signal
 import socket
-import subprocess
 import sys
-import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping
 from pathlib import Path
-from typing import Self
 
-import psutil
 from rich.console import Console
 from rich.panel import Panel
 from rich.text import Text
 
+from flows.children import Children, Signalled
 from flows.servers import guarded
 from tasks.errors import PermanentError, ServiceUnavailable
 from tasks.settings import AUTH, EPHEMERAL, SERVER_AUTH, State, answers, auth_string, prefect_address
@@ -24,101 +21,7 @@ from tasks.store import writable
 ROOT = Path(__file__).resolve().parents[1]
 PREFECT_FILE = "deployments/prefect.yaml"
 POOL = "tuneline"
-STARTING_SECONDS = 180
-ENDING_SECONDS = 15
 PREFECT = [sys.executable, "-P", "-m", "prefect", "--no-prompt"]
-
-
-class Signalled(Exception):
-    """SIGTERM, SIGHUP or Ctrl-C: end everything and leave."""
-
-
-class Children:
-    """Processes that end with this one: each in its own group, its output in a log file."""
-
-    def __init__(self, logs: Path, environment: Mapping[str, str]) -> None:
-        self.logs, self.environment = logs, dict(environment)
-        self.running: dict[str, subprocess.Popen[bytes]] = {}
-        self.asked_to_end = False
-
-    def pause(self, seconds: float = 0.3) -> None:
-        """Wait a moment; raises Signalled after a signal, ServiceUnavailable where a child has ended by itself."""
-        time.sleep(seconds)
-        if self.asked_to_end:
-            raise Signalled
-        self.check()
-
-    def on_signal(self, *_: object) -> None:
-        """Note a signal. It raises nothing, so it is neither lost in a callback nor in the way of the ending."""
-        self.asked_to_end = True
-
-    def __enter__(self) -> Self:
-        self.logs.mkdir(parents=True, exist_ok=True)
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        for name in reversed(self.running):
-            end(self.running[name])
-
-    def start(self, name: str, command: Sequence[str]) -> int:
-        """Start a process in the project's folder; gives its process id."""
-        with self.log(name).open("wb") as stream:
-            self.running[name] = subprocess.Popen(
-                command, cwd=ROOT, env=self.environment, stdout=stream, stderr=stream, start_new_session=True
-            )
-        return self.running[name].pid
-
-    def finish(self, name: str, command: Sequence[str]) -> None:
-        """Start a process and wait for its success."""
-        self.start(name, command)
-        process = self.running.pop(name)
-        try:
-            self.wait_for(name, lambda: process.poll() is not None)
-        finally:
-            end(process)
-        if process.returncode:
-            raise PermanentError(f"{' '.join(command[1:])} failed:\n{self.tail(name)}")
-
-    def log(self, name: str) -> Path:
-        """The file a child writes to."""
-        return self.logs / f"ui-{name}.log"
-
-    def tail(self, name: str) -> str:
-        """The last lines a child wrote, and where the others are."""
-        lines = self.log(name).read_text("utf-8", "replace").splitlines()[-15:]
-        return "\n".join([*lines, f"(all of it: {self.log(name)})"])
-
-    def check(self) -> None:
-        """Raise ServiceUnavailable where a child has ended by itself."""
-        for name, process in self.running.items():
-            if process.poll() is not None:
-                raise ServiceUnavailable(f"{name} ended with code {process.returncode}:\n{self.tail(name)}")
-
-    def wait_for(self, name: str, ready: Callable[[], bool]) -> None:
-        """Wait until a child is ready; raises ServiceUnavailable where one ends by itself or it takes too long."""
-        until = time.monotonic() + STARTING_SECONDS
-        while not ready():
-            if time.monotonic() > until:
-                raise ServiceUnavailable(f"{name} was not ready in {STARTING_SECONDS} s:\n{self.tail(name)}")
-            self.pause()
-
-
-def end(process: subprocess.Popen[bytes]) -> None:
-    """End a child and everything it started: asked first, killed where it does not listen."""
-    if process.poll() is not None:
-        return
-    started = psutil.Process(process.pid).children(recursive=True)
-    process.terminate()
-    try:
-        process.wait(ENDING_SECONDS)
-    except subprocess.TimeoutExpired:
-        process.kill()
-        process.wait()
-    _, left = psutil.wait_procs(started, timeout=2)
-    for orphan in left:
-        orphan.terminate()
-    for orphan in psutil.wait_procs(left, timeout=ENDING_SECONDS)[1]:
-        orphan.kill()
 
 
 def free_port(first: int) -> int:
@@ -145,7 +48,7 @@ def serve(state: State, console: Console) -> None:
     prefect = free_port(int(os.environ.get("PREFECT_SERVER_API_PORT", "4200")))
     mlflow = free_port(int(os.environ.get("MLFLOW_PORT", "5000")))
     password = os.environ.get(SERVER_AUTH) or auth_string(state)
-    with writable(state.root), Children(state.logs, environment(state, prefect, password)) as children:
+    with writable(state.root), Children(state.logs, environment(state, prefect, password), ROOT) as children:
         for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
             signal.signal(number, children.on_signal)
         try:

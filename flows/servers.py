@@ -5,7 +5,6 @@ import importlib
 import os
 import secrets
 import socket
-import subprocess
 import sys
 import time
 from collections.abc import Iterator
@@ -15,6 +14,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 from urllib.parse import urlsplit
 
+from flows.children import keep, last_lines, release
 from flows.logs import logged
 from tasks.credentials import without_credentials
 from tasks.errors import PermanentError, ServiceUnavailable
@@ -25,21 +25,6 @@ if TYPE_CHECKING:
     import httpx
 
 CORS = "PREFECT_SERVER_CORS_ALLOWED_ORIGINS"
-KEEPER = """
-import subprocess, sys, threading
-server = subprocess.Popen(sys.argv[2:], stdin=subprocess.DEVNULL, pass_fds=[int(sys.argv[1])])
-def end():
-    sys.stdin.read()
-    server.terminate()
-    try:
-        server.wait(10)
-    except subprocess.TimeoutExpired:
-        server.kill()
-threading.Thread(target=end, daemon=True).start()
-sys.exit(server.wait())
-"""
-"""Starts a server and reads a pipe that nobody writes to: it ends when the process at its other end does, however."""
-ENDING_SECONDS = 15
 ANSWERING_SECONDS = 10
 TEMPORARY = {"PREFECT_UI_ENABLED": "0", "PREFECT__SERVER_EPHEMERAL": "1", "PREFECT__SERVER_FINAL": "1"}
 """What Prefect sets for a temporary server: no page, and only the services that one flow run needs."""
@@ -92,17 +77,12 @@ class TemporaryServer:
             self.port = listening.getsockname()[1]
             self.log = state.logs / f"server-{time.strftime('%Y%m%d-%H%M%S')}-{os.getpid()}.log"
             self.log.parent.mkdir(parents=True, exist_ok=True)
+            environment = {**os.environ, **TEMPORARY, **guarded(self.port, password)}
+            environment["PREFECT_HOME"] = str(Path(environment["PREFECT_HOME"]).absolute())
             with self.log.open("wb") as output:
-                self.keeper = subprocess.Popen(
-                    [sys.executable, "-I", "-S", "-c", KEEPER, str(listening.fileno()), *server_command(listening)],
-                    # The settings files of the working folder are for the command, if for anybody.
-                    cwd=state.root,
-                    env={**os.environ, **TEMPORARY, **guarded(self.port, password)},
-                    stdin=subprocess.PIPE,
-                    stdout=output,
-                    stderr=output,
-                    pass_fds=[listening.fileno()],
-                    start_new_session=True,
+                # Neither the working folder nor the state folder has settings for it.
+                self.keeper = keep(
+                    server_command(listening), Path(os.sep), environment, output, descriptors=[listening.fileno()]
                 )
         # Registered before Prefect is imported, so it comes after what Prefect still sends at the end.
         atexit.register(self.end)
@@ -118,16 +98,13 @@ class TemporaryServer:
                 time.sleep(0.05)
                 continue
             outcome = f"did not answer in {seconds} s" if code is None else f"ended with code {code}"
-            lines = self.log.read_text("utf-8", "replace").splitlines()[-15:]
-            said = "\n".join([*lines, f"(all of it: {self.log})"])
-            raise ServiceUnavailable(f"Prefect's temporary server {outcome}; tuneline doctor may say why.\n{said}")
+            raise ServiceUnavailable(
+                f"Prefect's temporary server {outcome}; tuneline doctor may say why.\n{last_lines(self.log)}"
+            )
 
     def end(self) -> None:
         """End it, and wait for that."""
-        assert self.keeper.stdin
-        self.keeper.stdin.close()
-        with suppress(subprocess.TimeoutExpired):
-            self.keeper.wait(ENDING_SECONDS)
+        release(self.keeper)
         with suppress(OSError):
             if not self.log.stat().st_size:
                 self.log.unlink()

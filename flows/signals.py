@@ -51,7 +51,8 @@ def exit_when_asked() -> None:
 def leave() -> None:
     """Say that the work has been stopped: nothing is raised again from here on."""
     _ending.left = True
-    signal.setitimer(signal.ITIMER_REAL, 0)
+    if _ending.number:
+        signal.setitimer(signal.ITIMER_REAL, 0)
 
 
 def exit_code(end: BaseException) -> int:

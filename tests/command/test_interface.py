@@ -14,7 +14,8 @@ import pytest
 from rich.console import Console
 
 from flows import interface
-from flows.interface import Children, Signalled, environment, free_port
+from flows.children import Children, Signalled, keep
+from flows.interface import environment, free_port
 from tasks.errors import PermanentError, ServiceUnavailable
 from tasks.settings import EPHEMERAL, State, answers, prefect_address
 from tests.command.web_page import ask, refuses_web_pages
@@ -68,7 +69,7 @@ def test_the_welcome_names_the_password_on_a_terminal_and_else_where_it_lies(tmp
 
 
 def test_a_signal_to_the_pages_is_noted_wherever_it_arrives_and_ends_what_waits(tmp_path: Path) -> None:
-    with Children(tmp_path, os.environ) as children:
+    with Children(tmp_path, os.environ, tmp_path) as children:
         children.on_signal()
         with pytest.raises(Signalled):
             children.finish("deploy", [sys.executable, "-c", SLEEP])
@@ -77,7 +78,7 @@ def test_a_signal_to_the_pages_is_noted_wherever_it_arrives_and_ends_what_waits(
 
 
 def test_children_and_what_they_started_end_together(tmp_path: Path) -> None:
-    with Children(tmp_path, os.environ) as children:
+    with Children(tmp_path, os.environ, tmp_path) as children:
         child = psutil.Process(children.start("family", [sys.executable, "-c", FAMILY]))
         until = time.monotonic() + 20
         while not child.children() and time.monotonic() < until:
@@ -87,25 +88,59 @@ def test_children_and_what_they_started_end_together(tmp_path: Path) -> None:
     assert psutil.wait_procs(family, timeout=5)[1] == []
 
 
+@pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGTERM])
+def test_what_is_kept_ends_with_its_process_whatever_ends_that(number: signal.Signals, tmp_path: Path) -> None:
+    code = (
+        "import os, sys, time; from pathlib import Path; from flows.children import keep;"
+        f"keep([sys.executable, '-c', {FAMILY!r}], Path.cwd(), os.environ, sys.stderr.buffer); time.sleep(60)"
+    )
+    with subprocess.Popen([sys.executable, "-c", code], cwd=interface.ROOT) as keeping:
+        until = time.monotonic() + 20
+        while len(family := psutil.Process(keeping.pid).children(recursive=True)) < 3 and time.monotonic() < until:
+            time.sleep(0.05)
+        assert len(family) == 3, "keeper, child and grandchild"
+        keeping.send_signal(number)
+    assert psutil.wait_procs(family, timeout=20)[1] == []
+
+
+def test_a_kept_process_hands_on_its_exit_code_and_leaves_no_child(tmp_path: Path) -> None:
+    leaves = (
+        "import subprocess, sys; subprocess.Popen([sys.executable, '-c', 'import time; time.sleep(50)']); sys.exit(7)"
+    )
+    with (tmp_path / "log").open("wb") as log:
+        kept = keep([sys.executable, "-c", leaves], tmp_path, os.environ, log)
+        group = kept.pid
+        assert kept.wait(20) == 7
+    until = time.monotonic() + 10
+    while time.monotonic() < until:
+        try:
+            os.killpg(group, 0)
+        except ProcessLookupError:
+            break
+        time.sleep(0.05)
+    else:
+        raise AssertionError("the group lives on")
+
+
 def test_a_child_that_ends_by_itself_is_reported_with_its_last_words(tmp_path: Path) -> None:
-    with Children(tmp_path, os.environ) as children:
+    with Children(tmp_path, os.environ, tmp_path) as children:
         children.start("server", [sys.executable, "-c", "raise SystemExit('port is taken')"])
         with pytest.raises(ServiceUnavailable, match="port is taken"):
             children.wait_for("server", lambda: False)
 
 
 def test_a_command_that_fails_is_reported_with_its_last_words(tmp_path: Path) -> None:
-    with Children(tmp_path, os.environ) as children, pytest.raises(PermanentError, match="no such flow"):
+    with Children(tmp_path, os.environ, tmp_path) as children, pytest.raises(PermanentError, match="no such flow"):
         children.finish("deploy", [sys.executable, "-c", "raise SystemExit('no such flow')"])
 
 
 @pytest.mark.slow
-def test_both_pages_come_up_twice_over_one_state_let_no_page_in_and_nothing_stays(tmp_path: Path) -> None:
+def test_both_pages_come_up_again_and_again_over_one_state_let_no_page_in_and_nothing_stays(tmp_path: Path) -> None:
     told = {name: value for name, value in os.environ.items() if not name.startswith(("PREFECT_", "MLFLOW_"))}
     told |= {"TUNELINE_HOME": str(tmp_path), "PYTHONPATH": str(interface.ROOT)}
     command = [sys.executable, "-c", "from flows.command import main; main()", "ui"]
     here = State(tmp_path)
-    for number in (signal.SIGTERM, signal.SIGINT):
+    for number, code in {signal.SIGTERM: 0, signal.SIGINT: 0, signal.SIGKILL: -signal.SIGKILL}.items():
         serving = subprocess.Popen(command, env=told, cwd=interface.ROOT, stdout=subprocess.PIPE, text=True)
         try:
             until = time.monotonic() + 240
@@ -123,14 +158,14 @@ def test_both_pages_come_up_twice_over_one_state_let_no_page_in_and_nothing_stay
                 a_second_shell_uses_the_server(here, told)
                 assert not any(password in " ".join(process.cmdline()) for process in family)
             serving.send_signal(number)
-            assert serving.wait(60) == 0
+            assert serving.wait(60) == code
             said = [serving.stdout.read(), *(path.read_text("utf-8") for path in here.logs.iterdir())]
             assert str(here.auth_file) in said[0] and password not in "".join(said)
         finally:
             serving.terminate()
             serving.communicate()
-        assert psutil.wait_procs(family, timeout=5)[1] == []
-        assert not here.ui_file.exists()
+        assert psutil.wait_procs(family, timeout=30)[1] == []
+        assert prefect_address(here) is None
 
 
 def mlflow_refuses_web_pages(port: int) -> None:
