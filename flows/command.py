@@ -11,7 +11,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
-from rich.console import Console
 from rich.panel import Panel
 from rich.text import Text
 
@@ -22,6 +21,7 @@ from flows.signals import exit_code, exit_when_asked, leave
 from tasks.errors import InvalidRecipe, TunelineError
 from tasks.settings import State, choose_waiting, prepare_environment, state
 from tasks.store import writable
+from tasks.terminal import console, say
 
 if TYPE_CHECKING:
     from tasks.registry.claims import LookedUp
@@ -71,10 +71,10 @@ def run(arguments: Sequence[str]) -> int:
 
 
 def _report(fault: Exception, title: str, debug: bool) -> int:
-    console = Console(stderr=True)
+    screen = console(stderr=True)
     if debug:
-        console.print_exception(show_locals=False)
-    console.print(Panel(Text(str(fault), overflow="fold"), title=title, title_align="left", border_style="red"))
+        screen.print_exception(show_locals=False)
+    screen.print(Panel(Text(str(fault), overflow="fold"), title=title, title_align="left", border_style="red"))
     return MISUSED if isinstance(fault, InvalidRecipe) else FAILED
 
 
@@ -102,8 +102,8 @@ def retrain(recipe: RecipeFile, overrides: Overrides = None) -> None:
         screen = screens.retrained(retrain.retrain(told), recipe)
         with writable(here.root):
             (here.root / "last-run.md").write_text(screens.as_markdown(screen, f"Last run: {told.name}"), "utf-8")
-    Console().print(screen)
-    Console(stderr=True).print(f"[dim]log: {log_file}[/]", soft_wrap=True)
+    console().print(screen)
+    console(stderr=True).print(f"[dim]log: {log_file}[/]", soft_wrap=True)
 
 
 @app.command(
@@ -135,7 +135,7 @@ def validate(
 
     with logged(here, "validate"):
         dataset = validate_data(found, here)
-    Console().print(validated(dataset))
+    console().print(validated(dataset))
 
 
 @app.command(
@@ -156,7 +156,7 @@ def evaluate(
         from flows.evaluate import evaluate_version
 
         report = evaluate_version(told, version)
-    Console().print(screens.evaluated(report))
+    console().print(screens.evaluated(report))
 
 
 @app.command(
@@ -185,7 +185,7 @@ def promote(
         from flows.promote import promote_version
 
         decision = promote_version(name, version, PromotionTarget(target), force, reason, policy)
-    Console().print(screens.decision(decision))
+    console().print(screens.decision(decision))
     if not decision.promote:
         raise typer.Exit(FAILED)
 
@@ -206,7 +206,7 @@ def rollback(
         from flows.rollback import roll_back
 
         decision = roll_back(name, reason)
-    Console().print(screens.decision(decision))
+    console().print(screens.decision(decision))
 
 
 @app.command(
@@ -223,13 +223,13 @@ def lookup(
 
     version, claim = _found(name, alias)
     if fault := moved(state().tracking_uri):
-        Console(stderr=True).print(f"[yellow]![/] {fault}", soft_wrap=True, highlight=False)
+        console(stderr=True).print(f"[yellow]![/] {fault}", soft_wrap=True, highlight=False)
     if as_json:
-        typer.echo(json.dumps({"alias": alias, **version.model_dump(), "ledger": claim.entry}, ensure_ascii=False))
+        say(json.dumps({"alias": alias, **version.model_dump(), "ledger": claim.entry}, ensure_ascii=False))
         return
     from flows.screens import looked_up
 
-    Console().print(looked_up(version, alias, claim.text))
+    console().print(looked_up(version, alias, claim.text))
 
 
 @app.command(
@@ -242,7 +242,7 @@ def show_recipe(recipe: RecipeFile, overrides: Overrides = None) -> None:
     from flows.recipe_page import recipe_page
     from tasks.recipe_file import load_recipe
 
-    typer.echo(recipe_page(load_recipe(recipe, overrides or ())), nl=False)
+    say(recipe_page(load_recipe(recipe, overrides or ())), newline=False)
 
 
 @app.command(
@@ -257,7 +257,7 @@ def fetch_base(name: Annotated[str, typer.Argument(metavar="NAME", help="A model
 
     with logged(here, "fetch-base"):
         folder = fetch_carried(name, here.bases)
-    typer.echo(str(folder))
+    say(str(folder))
 
 
 @app.command(
@@ -270,7 +270,7 @@ def ui() -> None:
     from tasks.registry.tracking import make_ready
 
     make_ready(here.tracking_uri)
-    serve(here, Console())
+    serve(here, console())
 
 
 app.command(epilog=doctor.EPILOG)(doctor.doctor)

@@ -6,10 +6,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
-from rich.console import Console
 
 from tasks.errors import WorkRefused
 from tasks.settings import prepare_environment, state
+from tasks.terminal import console
 
 if TYPE_CHECKING:
     from tasks.modeling.exporting import Exported
@@ -42,7 +42,7 @@ def export(
 
     with logged(here, "export"):
         done = export_version(name, folder.absolute(), alias, version, dtype, shard_size.upper(), here)
-    Console().print(summary(done), soft_wrap=True, highlight=False)
+    console().print(summary(done), soft_wrap=True, highlight=False)
 
 
 def export_version(

@@ -10,9 +10,9 @@ from contextlib import closing, contextmanager, suppress
 from pathlib import Path
 from typing import TextIO
 
-from tasks.credentials import without_credentials
 from tasks.settings import State
 from tasks.store import writable
+from tasks.terminal import SafeFormatter
 
 log = logging.getLogger("tuneline")
 _NOISY = (
@@ -58,13 +58,6 @@ class _LogFile(logging.FileHandler):
             super().close()
 
 
-class _Formatter(logging.Formatter):
-    """Lines without credentials, tracebacks of libraries too."""
-
-    def format(self, record: logging.LogRecord) -> str:
-        return without_credentials(super().format(record))
-
-
 @contextmanager
 def logged(state: State, command: str) -> Iterator[Path]:
     """Log `tuneline` at INFO to stderr and to `<state>/logs/<command>-<time>.log`, whose path is given.
@@ -77,10 +70,10 @@ def logged(state: State, command: str) -> Iterator[Path]:
     with writable(state.root):
         path.parent.mkdir(parents=True, exist_ok=True)
         in_file: logging.Handler = _LogFile(path, encoding="utf-8")
-    in_file.setFormatter(_Formatter("%(asctime)s %(levelname)-7s %(name)s: %(message)s"))
+    in_file.setFormatter(SafeFormatter("%(asctime)s %(levelname)-7s %(name)s: %(message)s"))
     on_terminal, errors = _Terminal(), _Terminal()
     for handler in (on_terminal, errors):
-        handler.setFormatter(_Formatter("%(asctime)s %(message)s", datefmt="%H:%M:%S"))
+        handler.setFormatter(SafeFormatter("%(asctime)s %(message)s", datefmt="%H:%M:%S"))
     # Prefect reports a failed flow with a long traceback; the command says the same in a panel, the file has both.
     errors.addFilter(lambda record: record.levelno >= logging.ERROR and not record.name.startswith("prefect"))
     log.setLevel(logging.INFO)

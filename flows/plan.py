@@ -6,11 +6,12 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 from rich import box
-from rich.console import Console, Group, RenderableType
+from rich.console import Group, RenderableType
 from rich.table import Table
 from rich.text import Text
 
 from tasks.settings import choose_waiting, prepare_environment, state
+from tasks.terminal import console
 
 if TYPE_CHECKING:
     from tasks.planning import Option, Plan
@@ -42,7 +43,7 @@ def plan(
 
     with logged(here, "plan"):
         found = planning.plan(told, timed=timed)
-    Console().print(screen(found, told.training.method.type))
+    console().print(screen(found, told.training.method.type))
 
 
 def screen(found: "Plan", own: str) -> RenderableType:

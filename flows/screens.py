@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from rich import box
-from rich.console import Console, Group, RenderableType
+from rich.console import Group, RenderableType
 from rich.markup import escape
 from rich.panel import Panel
 from rich.rule import Rule
@@ -16,6 +16,8 @@ from rich.text import Text
 from flows.notices import notices
 from tasks.artifacts import Estimate, EvaluationReport, PromotionDecision, StepRecord, SuiteReport, Who
 from tasks.credentials import HIDDEN
+from tasks.escaping import fence, markdown_text
+from tasks.terminal import console
 
 if TYPE_CHECKING:
     from flows.retrain import Retrained
@@ -44,10 +46,10 @@ def retrained(done: "Retrained", recipe_path: Path) -> RenderableType:
 
 def as_markdown(screen: RenderableType, title: str) -> str:
     """The same screen as a Markdown file, 110 columns wide."""
-    console = Console(file=io.StringIO(), width=110, record=True, color_system=None)
-    console.print(screen)
-    lines = "\n".join(line.rstrip() for line in console.export_text().splitlines())
-    return f"# {title}\n\n```text\n{lines}\n```\n"
+    page = console(file=io.StringIO(), width=110, record=True, color_system=None)
+    page.print(screen)
+    lines = "\n".join(line.rstrip() for line in page.export_text().splitlines())
+    return f"# {markdown_text(title)}\n\n{fence(lines)}\n"
 
 
 def evaluated(report: EvaluationReport) -> RenderableType:

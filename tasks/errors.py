@@ -1,13 +1,17 @@
 """The error tree: the type decides the retry, the text says where, what was found and what to do."""
 
 from tasks.credentials import without_credentials
+from tasks.escaping import printable
 
 
 class TunelineError(Exception):
-    """Anything Tuneline reports on purpose; its text stands alone on a run page and holds no credentials."""
+    """Anything Tuneline reports on purpose; its text stands alone on a run page.
+
+    What the text quotes of files, recipes and addresses is escaped, and credentials are hidden, here, once.
+    """
 
     def __init__(self, text: str = "") -> None:
-        super().__init__(without_credentials(text))
+        super().__init__(printable(without_credentials(text)))
 
 
 class PermanentError(TunelineError):

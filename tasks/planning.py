@@ -14,6 +14,7 @@ from pydantic import ValidationError
 
 from tasks.artifacts import TokenizedDataset, TrainedWeights
 from tasks.errors import InvalidBaseModel, InvalidRecipe
+from tasks.main_memory import free_main_memory
 from tasks.recipe import Recipe, Strategy
 from tasks.recipe_methods import (
     AutoMethod,
@@ -125,15 +126,7 @@ def free_memory() -> int:
 
     if torch.cuda.is_available():
         return int(torch.cuda.mem_get_info()[0])
-    import psutil
-
-    available = int(psutil.virtual_memory().available)
-    group = Path("/sys/fs/cgroup")
-    try:
-        limit, used = ((group / name).read_text("utf-8").strip() for name in ("memory.max", "memory.current"))
-    except OSError:
-        return available
-    return available if limit == "max" else min(available, int(limit) - int(used))
+    return free_main_memory()
 
 
 def _options(recipe: Recipe, config: dict[str, Any], work: Workload, room: int) -> Iterator[Option]:

@@ -6,8 +6,9 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
-from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+
+from tasks.terminal import console
 
 Advance = Callable[[int], None]
 """Called with how many more units are done."""
@@ -68,8 +69,9 @@ def tracked(what: str, total: int, unit: str) -> Iterator[Meter]:
     """
     columns = [TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TextColumn("{task.fields[unit]}")]
     times = [TimeElapsedColumn(), TimeRemainingColumn(), TextColumn("{task.fields[note]}")]
-    console = Console(stderr=True)
-    with Progress(*columns, *times, console=console, transient=True, disable=not sys.stderr.isatty()) as bars:
+    with Progress(
+        *columns, *times, console=console(stderr=True), transient=True, disable=not sys.stderr.isatty()
+    ) as bars:
         task = bars.add_task(what, total=total, unit=unit, note="")
         meter = Meter(
             what, total, unit, lambda done, note: bars.update(task, completed=done, total=meter.total, note=note)

@@ -8,6 +8,7 @@ from typing import Annotated, Any, get_args, get_origin
 
 from pydantic import BaseModel
 
+from tasks.escaping import listed, shortened
 from tasks.recipe import Recipe
 
 _KINDS = {
@@ -38,7 +39,7 @@ def describe(error: Mapping[str, Any], data: Any, where: Callable[[tuple[str | i
     location = tuple(error["loc"])
     if error["type"] in ("union_tag_invalid", "union_tag_not_found"):
         location = (*location, "type")
-    name = ".".join(map(str, location)) or "recipe"
+    name = listed([".".join(map(str, location))]) or "recipe"
     return f"{where(_written(location, data))}: {name}: {_finding(error, location)}"
 
 
@@ -60,7 +61,7 @@ def _finding(error: Mapping[str, Any], location: Sequence[str | int]) -> str:
     if kind == "extra_forbidden":
         allowed = list(_model_at(location[:-1]).model_fields)
         near = _nearest(str(location[-1]), allowed)
-        return f"found {_short(found)}; no such key; {near}allowed: {', '.join(allowed)}"
+        return f"found {shortened(found)}; no such key; {near}allowed: {', '.join(allowed)}"
     if kind == "missing":
         field = _model_at(location[:-1]).model_fields[str(location[-1])]
         return f"found nothing; this key is needed: {field.description}"
@@ -68,28 +69,23 @@ def _finding(error: Mapping[str, Any], location: Sequence[str | int]) -> str:
         return f"found nothing; say which kind; allowed: {', '.join(_tags(location[:-1]))}"
     if kind == "union_tag_invalid":
         tags = _quoted(context["expected_tags"])
-        return f"found {context['tag']!r}; {_nearest(context['tag'], tags)}allowed: {', '.join(tags)}"
+        return f"found {shortened(context['tag'])}; {_nearest(context['tag'], tags)}allowed: {', '.join(tags)}"
     if kind in ("enum", "literal_error"):
         values = _quoted(context["expected"])
-        return f"found {_short(found)}; {_nearest(str(found), values)}allowed: {', '.join(values)}"
+        return f"found {shortened(found)}; {_nearest(str(found), values)}allowed: {', '.join(values)}"
     if kind in ("model_type", "model_attributes_type", "dict_type"):
-        return f"found {_short(found)}; allowed: a mapping with keys {', '.join(_keys_at(location))}"
+        return f"found {shortened(found)}; allowed: a mapping with keys {', '.join(_keys_at(location))}"
     if kind in _BOUNDS:
-        return f"found {_short(found)}; allowed: {_range(location, kind, context)}"
+        return f"found {shortened(found)}; allowed: {_range(location, kind, context)}"
     if kind in _KINDS:
-        return f"found {_short(found)}; allowed: {_KINDS[kind]}"
+        return f"found {shortened(found)}; allowed: {_KINDS[kind]}"
     if kind == "string_pattern_mismatch":
-        return f"found {_short(found)}; allowed: text that matches {context['pattern']}"
+        return f"found {shortened(found)}; allowed: text that matches {context['pattern']}"
     if kind in ("too_short", "string_too_short"):
-        return f"found {_short(found)}; allowed: at least {context['min_length']} long"
+        return f"found {shortened(found)}; allowed: at least {context['min_length']} long"
     if kind == "value_error":
         return str(context["error"])
-    return f"found {_short(found)}; {error['msg']}"
-
-
-def _short(value: Any) -> str:
-    text = repr(value)
-    return text if len(text) <= 80 else f"{text[:77]}..."
+    return f"found {shortened(found)}; {error['msg']}"
 
 
 def _quoted(text: str) -> list[str]:

@@ -9,9 +9,9 @@ from pydantic import BaseModel, ConfigDict, Field
 
 
 class Stage(BaseModel):
-    """One closed, frozen part of a recipe: a misspelt key fails before anything is spent."""
+    """One closed, frozen part of a recipe: a misspelt key or a number without an end fails before anything is spent."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid")
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
 
 
 def as_tabs(schema: dict[str, Any]) -> None:

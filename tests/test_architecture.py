@@ -81,3 +81,11 @@ def test_constraints_are_exact_and_name_no_address() -> None:
     assert len(lines) >= 150
     assert [line for line in lines if not re.fullmatch(r"[A-Za-z0-9._-]+==[0-9A-Za-z.!-]+", line)] == []
     assert "torch==2.13.0" in lines
+
+
+@pytest.mark.parametrize("path", product_files(), ids=lambda path: str(path.relative_to(ROOT)))
+def test_everything_printed_goes_through_the_terminal_that_escapes_it(path: Path) -> None:
+    if path.name == "terminal.py":
+        return
+    text = path.read_text("utf-8")
+    assert not re.search(r"\bConsole\(|\becho\(|\bsecho\(|std(out|err)\.write\(|logging\.Formatter\(", text)

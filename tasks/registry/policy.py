@@ -6,6 +6,8 @@ from typing import Any, Self
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
 from tasks.errors import InvalidRecipe
+from tasks.escaping import listed, shortened
+from tasks.yaml_text import InvalidYaml, YamlText, parse, text_of
 
 PRIMARY = "primary"
 NOT_SCORES = ("perplexity", "answer_tokens")
@@ -16,7 +18,7 @@ SHIPPED = Path(__file__).parents[2] / "mlflow" / "promotion_policy.yaml"
 class Rule(BaseModel):
     """A part of the policy; frozen and closed."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid")
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
 
 
 class Better(Rule):
@@ -81,33 +83,40 @@ class PromotionPolicy(Rule):
 
 
 def load(path: Path) -> PromotionPolicy:
-    """The policy of a YAML file. Raises InvalidRecipe with every fault in one message: file, key, what was found."""
-    import yaml
-
+    """The policy of a YAML file. Raises InvalidRecipe with every fault in one message: file, line, key, what was found."""
     try:
-        content = yaml.safe_load(path.read_text("utf-8"))
+        found = parse(text_of(path))
     except OSError as fault:
         raise InvalidRecipe(
             f"{path}: the promotion policy cannot be read ({fault.strerror}); name one that exists."
         ) from fault
-    except (yaml.YAMLError, UnicodeDecodeError) as fault:
-        raise InvalidRecipe(f"{path}: this is not YAML: {' '.join(str(fault).split())}") from fault
-    if not isinstance(content, dict):
+    except InvalidYaml as fault:
+        raise InvalidRecipe(f"{path}{f':{fault.line}' if fault.line else ''}: {fault}.") from None
+    if not isinstance(found.values, dict):
         raise InvalidRecipe(
-            f"{path}: found {type(content).__name__}, expected keys such as `suite` and `minimum_scores`."
+            f"{path}: found {type(found.values).__name__}, expected keys such as `suite` and `minimum_scores`."
         )
+    faults = [
+        f"{path}:{line}: {listed(['.'.join(map(str, key))])}: found twice, first on line {first}; keep one."
+        for key, line, first in found.repeated
+    ]
     try:
-        return PromotionPolicy.model_validate(content)
+        policy = PromotionPolicy.model_validate(found.values)
     except ValidationError as fault:
-        raise InvalidRecipe("\n".join(_fault(path, error) for error in fault.errors())) from None
+        faults += [_fault(path, found, error) for error in fault.errors()]
+    if faults:
+        raise InvalidRecipe("\n".join(faults))
+    return policy
 
 
-def _fault(path: Path, error: Any) -> str:
-    if not error["loc"]:
+def _fault(path: Path, found: YamlText, error: Any) -> str:
+    location = tuple(error["loc"])
+    line = next(found.lines[location[:end]] for end in range(len(location), -1, -1) if location[:end] in found.lines)
+    where = f"{path}:{line}: {listed(['.'.join(map(str, location))]) or 'policy'}"
+    if not location:
         return f"{path}: {error['ctx']['error']}."
-    key = ".".join(map(str, error["loc"]))
     if error["type"] == "extra_forbidden":
         rules: dict[str, type[Rule]] = {"slices": Slices, "parity": ParityRule, "not_worse_than_champion": NotWorse}
         owner: type[Rule] = PromotionPolicy if len(error["loc"]) == 1 else rules.get(error["loc"][0], Better)
-        return f"{path}: {key}: no such key; allowed are {', '.join(owner.model_fields)}."
-    return f"{path}: {key}: found {error['input']!r}: {error['msg']}."
+        return f"{where}: no such key; allowed are {', '.join(owner.model_fields)}."
+    return f"{where}: found {shortened(error['input'])}: {error['msg']}."

@@ -133,7 +133,7 @@ def test_every_fault_of_a_policy_is_in_one_message(tmp_path):
     with pytest.raises(InvalidRecipe) as refused:
         load(path)
     lines = str(refused.value).splitlines()
-    assert len(lines) == 4 and all(line.startswith(f"{path}: ") for line in lines)
+    assert len(lines) == 4 and all(line.startswith(f"{path}:") for line in lines)
     assert "slices.max_dorp: no such key; allowed are metric, max_drop, min_rows" in str(refused.value)
 
 
