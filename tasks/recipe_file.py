@@ -92,8 +92,8 @@ class _Source:
         except InvalidYaml as fault:
             self.faults.append(f"{option}: {fault}")
             return
-        for key, _, _ in found.repeated:
-            self.faults.append(f"{option}: {'.'.join(map(str, (*keys, *key)))}: found twice; keep one")
+        for repeated, *_ in found.repeated:
+            self.faults.append(f"{option}: {'.'.join(map(str, (*keys, *repeated)))}: found twice; keep one")
         inside = self.data
         for depth, key in enumerate(keys[:-1], start=1):
             values = inside.setdefault(key, {})

@@ -1,7 +1,7 @@
 """The one way to the terminal: what is printed cannot move the cursor, set the title or reach the clipboard.
 
-Everything the command prints goes through `console` or `say`, and every log line through `SafeFormatter`; a test refuses
-other ways.
+Everything the command prints goes through `console` or `say`, and every log line through `SafeFormatter`; a test
+refuses other ways.
 """
 
 import logging
@@ -19,7 +19,7 @@ from tasks.escaping import printable
 class SafeConsole(Console):
     """A console whose own styles work and whose texts hold no terminal escapes."""
 
-    def render_str(self, text: str, **options: Any) -> Text:  # type: ignore[override]
+    def render_str(self, text: str, **options: Any) -> Text:
         return super().render_str(printable(text), **options)
 
     def render(self, renderable: RenderableType, options: ConsoleOptions | None = None) -> Iterable[Segment]:

@@ -85,7 +85,7 @@ class _Loader(yaml.SafeLoader):
         self._depth = self._values = 0
 
     def compose_node(self, parent: yaml.Node | None, index: int) -> yaml.Node | None:
-        event = self.peek_event()
+        event = self.peek_event()  # type: ignore[no-untyped-call]
         line = event.start_mark.line + 1
         if isinstance(event, yaml.AliasEvent) or getattr(event, "anchor", None):
             raise InvalidYaml("anchors and aliases (&name, *name, <<) are not read; write the values out", line)
@@ -133,7 +133,7 @@ def _items(loader: yaml.SafeLoader, node: yaml.MappingNode, key: Key, found: Yam
 
 
 def _scalar(loader: yaml.SafeLoader, node: yaml.Node) -> Any:
-    """A single value. What looks like a number or a date and is none, and half characters, are refused with the line."""
+    """A single value. What only looks like a number or a date is refused, and half a character."""
     if len(node.value) > LONGEST_NUMBER and node.tag in ("tag:yaml.org,2002:int", "tag:yaml.org,2002:float"):
         raise InvalidYaml(f"a number of {len(node.value):,} characters; at most {LONGEST_NUMBER}", _line(node))
     try:

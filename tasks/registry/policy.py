@@ -83,7 +83,7 @@ class PromotionPolicy(Rule):
 
 
 def load(path: Path) -> PromotionPolicy:
-    """The policy of a YAML file. Raises InvalidRecipe with every fault in one message: file, line, key, what was found."""
+    """The policy of a YAML file. Raises InvalidRecipe with every fault in one message: line, key, what was found."""
     try:
         found = parse(text_of(path))
     except OSError as fault:
