@@ -18,7 +18,7 @@ from flows import doctor, export, plan
 from flows.logs import logged
 from flows.servers import flow_command
 from flows.signals import exit_code, exit_when_asked, leave
-from tasks.errors import InvalidRecipe, TunelineError
+from tasks.errors import InvalidRecipe, StateUnusable, TunelineError
 from tasks.settings import State, choose_waiting, prepare_environment, state
 from tasks.store import writable
 from tasks.terminal import console, say
@@ -62,6 +62,9 @@ def run(arguments: Sequence[str]) -> int:
         return exit_code(end)
     except TunelineError as fault:
         return _report(fault, type(fault).__name__, debug)
+    except MemoryError as fault:
+        text = f"this process may have no more memory ({fault or 'of main memory'}); `tuneline doctor` shows what is free."
+        return _report(StateUnusable(text), "Out of memory", debug)
     except Exception as fault:
         logging.getLogger("tuneline").debug("unexpected", exc_info=True)
         return _report(fault, f"Unexpected {type(fault).__name__}; --debug shows where", debug)

@@ -10,7 +10,7 @@ from rich.table import Table
 from rich.text import Text
 
 from tasks.artifacts import ValidatedDataset
-from tasks.data.dataset import UNITS, source_digest, validate_sources
+from tasks.data.dataset import UNITS, VERSION, source_digest, validate_sources
 from tasks.progress import tracked
 from tasks.recipe import Recipe
 from tasks.settings import State
@@ -24,7 +24,8 @@ def validate_data(recipe: Recipe, state: State) -> ValidatedDataset:
 
     Raises InvalidData where the data is refused.
     """
-    inputs = {"sources": source_digest(recipe.data), "data": recipe.data, "seed": recipe.seed}
+    data = recipe.data.model_dump(mode="json")
+    inputs = {"version": VERSION, "sources": source_digest(recipe.data), "data": data, "seed": recipe.seed}
 
     def build(folder: Path) -> ValidatedDataset:
         with tracked("validate", total=UNITS, unit="%") as advance:

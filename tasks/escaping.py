@@ -11,7 +11,7 @@ _UNPRINTABLE = re.compile(
     "[\x00-\x08\x0b-\x1f\x7f-\x9f\u061c\u200e\u200f\u2028\u2029\u202a-\u202e\u2066-\u2069\ud800-\udfff\ufeff]"
 )
 # A bracket alone is no link: only the end of its text, before an address, is escaped, so that intervals stay readable.
-_MARKDOWN = re.compile(r"[\\`*<|~]|\](?=[(\[:])|!(?=\[)|&(?=[\w#])|(?<!\w)_|_(?!\w)|^[#>+=-]")
+_MARKDOWN = re.compile(r"[\\`*|~]|<(?=[A-Za-z/!?])|\](?=[(\[:])|!(?=\[)|&(?=[\w#])|(?<!\w)_|_(?!\w)|^[#>+=-]")
 _BACKTICKS = re.compile("`+")
 
 

@@ -7,6 +7,8 @@ RESERVE = 128 << 20
 """Bytes that stay free: below, an allocation inside a library may end the process without a message."""
 LOOK_EVERY = 256 << 10
 """Characters of work between two looks; a character of a prompt takes some 100 bytes in the search for duplicates."""
+EACH = 100
+"""Characters that a row counts for, however little it says."""
 _GROUP = Path("/sys/fs/cgroup")
 
 
@@ -39,8 +41,8 @@ class MemoryWatch:
         self._since = 0
 
     def __call__(self, characters: int) -> None:
-        """Count work; looks at the free memory once in LOOK_EVERY characters."""
-        self._since += characters
+        """Count one row or text; looks at the free memory once in LOOK_EVERY characters."""
+        self._since += characters + EACH
         if self._since < LOOK_EVERY:
             return
         self._since = 0

@@ -3,6 +3,7 @@
 from pathlib import Path
 
 from tasks.artifacts import MergedModel
+from tasks.escaping import markdown_text
 
 RULES = {
     "full_precision": "folded into the base in full precision",
@@ -13,7 +14,7 @@ RULES = {
 
 def markdown(merged: MergedModel) -> str:
     """What was measured, a row a rule, or why nothing was folded; empty for full weights."""
-    stays = f"The adapter stays an adapter: {merged.reason}." if merged.reason else ""
+    stays = f"The adapter stays an adapter: {markdown_text(merged.reason)}." if merged.reason else ""
     if not merged.candidates:
         return stays
     lines = [

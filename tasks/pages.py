@@ -7,13 +7,14 @@ from contextlib import contextmanager
 from prefect.artifacts import create_markdown_artifact, create_progress_artifact, update_progress_artifact
 from prefect.context import TaskRunContext
 
+from tasks.escaping import printable
 from tasks.progress import Meter, tracked
 
 
 def show(key: str, markdown: str, description: str) -> None:
     """Put a Markdown card on the run's Artifacts tab; the key has a history page over all runs."""
     if TaskRunContext.get() is not None:
-        create_markdown_artifact(key=_key(key), markdown=markdown, description=description)
+        create_markdown_artifact(key=_key(key), markdown=printable(markdown), description=description)
 
 
 @contextmanager

@@ -15,6 +15,7 @@ from tasks.artifacts import (
 from tasks.asking import suite_of
 from tasks.champion import existing, label, same_weights
 from tasks.errors import WorkRefused
+from tasks.escaping import markdown_row, markdown_text
 from tasks.evidence import ASKED_ROWS, HERE, evidence_for, verified_digests
 from tasks.pages import show
 from tasks.recipe import PromotionTarget, Recipe
@@ -181,5 +182,5 @@ def markdown(decision: PromotionDecision) -> str:
     head = f"## {decision.name} v{decision.version}: " + (
         f"promoted to {decision.target}" if decision.promote else stays
     )
-    rows = [f"| {'✓' if check.passed else '✗'} | {check.rule} | {check.reason} |" for check in decision.checks]
-    return "\n".join([head, "", "| | rule | reason |", "| --- | --- | --- |", *rows, ""])
+    rows = [("✓" if check.passed else "✗", check.rule, markdown_text(check.reason)) for check in decision.checks]
+    return "\n".join([head, "", "| | rule | reason |", "| --- | --- | --- |", *map(markdown_row, rows), ""])

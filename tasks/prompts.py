@@ -68,16 +68,16 @@ class PromptRenderer:
 
     def text(self, messages: Messages, answer_follows: bool) -> str:
         """The text of a conversation; with `answer_follows`, up to where the model goes on."""
-        from jinja2 import TemplateError
-
         try:
             return str(
                 self.tokenizer.apply_chat_template(
                     self.with_system(messages), tokenize=False, add_generation_prompt=answer_follows
                 )
             )
-        except TemplateError as fault:
-            raise InvalidRecipe(f"prompt: the chat template cannot print a conversation: {fault}.") from fault
+        except Exception as fault:
+            # A template is a program: it may divide by zero, call itself or add a number to a text.
+            reason = f"{type(fault).__name__}: {str(fault)[:300]}"
+            raise InvalidRecipe(f"prompt: the chat template cannot print a conversation: {reason}.") from fault
 
     def with_system(self, messages: Messages) -> list[dict[str, str]]:
         """The messages, after the recipe's system message where they bring none."""

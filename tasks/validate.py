@@ -3,7 +3,7 @@
 from typing import TYPE_CHECKING
 
 from tasks.artifacts import ValidatedDataset
-from tasks.data.dataset import UNITS, source_digest, validate_sources
+from tasks.data.dataset import SHOWN, UNITS, VERSION, source_digest, validate_sources
 from tasks.pages import show, shown_progress
 from tasks.recipe import Recipe
 from tasks.retries import verb
@@ -13,7 +13,6 @@ from tasks.workplace import Workplace
 if TYPE_CHECKING:
     from tasks.registry.tracking import MlflowRun
 
-VERSION = 2
 SOURCES = {"train", "validation", "test"}
 
 
@@ -42,7 +41,9 @@ def validate(recipe: Recipe, place: Workplace) -> ValidatedDataset:
 def _tell(run: "MlflowRun", dataset: ValidatedDataset) -> None:
     from tasks.registry import tracking
 
-    files = [dataset.path(name) for name in ("report.html", "report.json", "report.md", "quarantine.jsonl")]
+    files = [dataset.path(name) for name in ("report.html", "report.json", "report.md")]
+    # The quarantine file itself keeps its rows as they came and stays on this machine.
+    files.append(dataset.path(SHOWN) / "quarantine.jsonl")
     tracking.log_files(run, {"data": files})
     for split, context in (("train", "training"), ("validation", "validation"), ("test", "test")):
         source = str(dataset.path(f"{split}.jsonl"))

@@ -11,7 +11,7 @@ if TYPE_CHECKING:
     from tasks.modeling.memory import PackSize
 
 SAMPLED, LARGEST_FILE = 200, 64 << 20
-"""Records a source that lengths are measured on, and bytes of a file that is read for them."""
+"""Records a source that lengths are measured on, and bytes, unpacked, of a file that is read for them."""
 
 
 @dataclass(frozen=True)
@@ -70,14 +70,16 @@ def _records(data: DataRecipe) -> tuple[int, list[Any]] | None:
     from tasks.data.records import Record
 
     written = [source for one in data.train for source in sources.find(one)]
-    if not all(isinstance(source, Path) and source.stat().st_size <= LARGEST_FILE for source in written):
+    files = [source for source in written if isinstance(source, Path)]
+    if len(files) < len(written) or any(reading.unpacked_size(file, LARGEST_FILE) > LARGEST_FILE for file in files):
         return None
     records = []
     count = 0
-    for source in written:
-        rows = [row for row in reading.read(source).rows if isinstance(row.values, dict) and not row.fault]
+    for source in files:
+        found = reading.read(source, formats.columns_read(data))
+        rows = [row for row in found.rows if isinstance(row.values, dict) and not row.fault]
         count += len(rows)
-        chosen = formats.detect([row.values for row in rows], data, str(source))
+        chosen = formats.detect([row.values for row in rows], data, str(source), found.unread)
         for row in rows[:: max(1, len(rows) // SAMPLED)]:
             try:
                 records.append(Record.of(chosen.parse(row.values), row.source))

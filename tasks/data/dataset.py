@@ -9,20 +9,28 @@ from tasks.artifacts import ValidatedDataset
 from tasks.data import quality, splits
 from tasks.data.checks import Offence
 from tasks.data.page import page
-from tasks.data.personal import redact
 from tasks.data.records import Record, load_split, write_split
 from tasks.data.report import DataReport, markdown, sample
 from tasks.data.screening import Screened, Steps, screen
-from tasks.data.sources import ROLES, SplitRole, source_digest
+from tasks.data.sources import ROLES, SplitRole, expand, source_digest
+from tasks.errors import InvalidData
+from tasks.escaping import printable
+from tasks.main_memory import free_main_memory, gigabytes
+from tasks.personal import KINDS, hidden
 from tasks.progress import Advance, silent
 from tasks.recipe import DataRecipe, PersonalData
 from tasks.store import files_digest
 
-__all__ = ["UNITS", "load_split", "source_digest", "validate_sources"]
+__all__ = ["UNITS", "VERSION", "load_split", "source_digest", "validate_sources"]
 
+VERSION = 3
+"""Raised where the same sources and the same recipe give other files."""
 UNITS = 100
 """What validate_sources advances by in all."""
 SAMPLES = 3
+SHOWN = "shown"
+"""The folder of what is uploaded: the quarantine without personal data."""
+PERSONAL_CHECKS = {kind.check for kind in KINDS}
 
 
 def validate_sources(
@@ -31,18 +39,38 @@ def validate_sources(
     """Write the splits, the quarantine and the reports of a recipe's sources into a folder.
 
     Records lie in the order of their ids, so that neither the order of the sources nor that of their rows matters.
-    Raises InvalidData for sources that cannot be read, too many bad rows, or a split without rows.
+    Raises InvalidData for sources that cannot be read, too many bad rows, a split without rows, or too little memory.
     """
+    try:
+        return _validated(recipe, folder, seed, name, advance)
+    except MemoryError as fault:
+        raise InvalidData(_out_of_memory(recipe)) from fault
+
+
+def _validated(recipe: DataRecipe, folder: Path, seed: int, name: str, advance: Advance) -> ValidatedDataset:
     screened = screen(recipe, advance)
     divided = _divide(screened, recipe, seed, advance)
     offences = screened.verdicts.offences
     for role in ROLES:
         write_split(folder / f"{role}.jsonl", divided[role])
-    _write_quarantine(folder / "quarantine.jsonl", offences, recipe.personal_data is PersonalData.redact)
+    rows = [hidden(offence.row) if recipe.personal_data is PersonalData.redact else offence.row for offence in offences]
+    _write_quarantine(folder / "quarantine.jsonl", offences, rows)
+    (folder / SHOWN).mkdir()
+    _write_quarantine(folder / SHOWN / "quarantine.jsonl", offences, [_shown(offence) for offence in offences])
     made = _noun(screened, divided, recipe, folder, name)
     _write_reports(_report(screened, divided, recipe, made), folder)
     advance(10)
     return made
+
+
+def _out_of_memory(recipe: DataRecipe) -> str:
+    sources = [source for role in expand(recipe).values() for source in role if isinstance(source, Path)]
+    size = sum(source.stat().st_size for source in sources)
+    return (
+        f"the memory does not hold these sources ({gigabytes(size)} of files; {gigabytes(free_main_memory())} are left now "
+        "that the work was stopped). All records of a run are held in memory, with short prompts in up to 45 times their "
+        "bytes, most of it for the search for near-duplicates: take fewer records, or a machine with more memory."
+    )
 
 
 def _divide(screened: Screened, recipe: DataRecipe, seed: int, advance: Advance) -> dict[SplitRole, list[Record]]:
@@ -78,7 +106,7 @@ def _noun(
         folder=folder,
         name=name,
         format="; ".join(dict.fromkeys(source.format for source in screened.sources)),
-        sources=[*recipe.train, *recipe.validation, *recipe.test],
+        sources=[printable(source) for source in (*recipe.train, *recipe.validation, *recipe.test)],
         rows={**{role: len(divided[role]) for role in ROLES}, "quarantine": len(screened.verdicts.offences)},
         findings={finding.check: finding.count for finding in findings},
         source_digest=source_digest(recipe),
@@ -107,17 +135,14 @@ def _write_reports(report: DataReport, folder: Path) -> None:
     (folder / "report.html").write_text(page(report), "utf-8")
 
 
-def _write_quarantine(path: Path, offences: Sequence[Offence], redacted: bool) -> None:
+def _write_quarantine(path: Path, offences: Sequence[Offence], rows: Sequence[Any]) -> None:
     # Half a surrogate pair in a bad row is written as the JSON escape it was read from.
     with path.open("w", encoding="utf-8", errors="backslashreplace", newline="\n") as stream:
-        for offence in offences:
-            content = {**offence._asdict(), "row": _redacted(offence.row) if redacted else offence.row}
+        for offence, row in zip(offences, rows, strict=True):
+            content = {**offence._asdict(), "row": row}
             stream.write(json.dumps(content, ensure_ascii=False, default=str) + "\n")
 
 
-def _redacted(value: Any) -> Any:
-    if isinstance(value, str):
-        return redact(value)[0]
-    if isinstance(value, dict):
-        return {name: _redacted(item) for name, item in value.items()}
-    return [_redacted(item) for item in value] if isinstance(value, list) else value
+def _shown(offence: Offence) -> Any:
+    """The row of an offence as it may leave this machine: without personal data, and not at all where it is about them."""
+    return None if offence.reason in PERSONAL_CHECKS else hidden(offence.row)

@@ -13,6 +13,7 @@ from typing import Any, NamedTuple
 
 from tasks.data.checks import normalised
 from tasks.data.records import Record
+from tasks.main_memory import MemoryWatch
 from tasks.progress import Advance, silent
 
 WIDTH = 3
@@ -117,7 +118,10 @@ def _cuts(prompts: Sequence[Prompt]) -> Iterator[_Cut]:
     cut_instructions = [shingles(instruction) for instruction in instructions]
     known = dict(zip(instructions, zip(cut_instructions, signatures(cut_instructions), strict=True), strict=True))
     mains, again = itertools.tee(shingles(prompt.main) for prompt in prompts)
+    watch = MemoryWatch()
     for prompt, main, signature in zip(prompts, mains, signatures(again), strict=True):
+        # Without memory NumPy ends the process in the middle of a signature.
+        watch(len(prompt.main))
         instruction, instruction_signature = known[prompt.instruction]
         yield _Cut(main, instruction, signature, instruction_signature)
 

@@ -8,7 +8,6 @@ from typing import BinaryIO, NamedTuple
 from tasks.errors import InvalidData
 
 CHUNK = 1 << 20
-UTF16_MARKS = (codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)
 # Real Chinese text of any subject has far more than a tenth of its characters from this list; Western, Cyrillic,
 # Japanese or Korean bytes that happen to decode as GB18030 have next to none.
 COMMON = set(
@@ -32,7 +31,17 @@ class Encoding(NamedTuple):
 
 UTF8 = Encoding("utf-8-sig", "UTF-8")
 DAMAGED_UTF8 = Encoding("utf-8-sig", "UTF-8 with damaged bytes", "replace")
-GB18030 = Encoding("gb18030", "GB18030")
+GB18030 = Encoding("gb18030", "GB18030", "cp936_euro")
+
+
+def _euro(fault: UnicodeError) -> tuple[str, int]:
+    """Code page 936, which Chinese Windows writes, is GB18030 with the euro as byte 80."""
+    if isinstance(fault, UnicodeDecodeError) and fault.object[fault.start] == 0x80:
+        return "€", fault.start + 1
+    raise fault
+
+
+codecs.register_error(GB18030.errors, _euro)
 
 
 def detect(stream: BinaryIO, name: str) -> Encoding:
@@ -42,10 +51,6 @@ def detect(stream: BinaryIO, name: str) -> Encoding:
     U+FFFD in their place, so that the check on the rows finds them. Bytes that decode as GB18030 are believed only when
     what comes out is plausible Chinese. Otherwise raises InvalidData with the offset of the first byte that is wrong.
     """
-    head = stream.read(2)
-    if head in UTF16_MARKS:
-        raise InvalidData(f"{name}: byte 0: this is UTF-16; save the file as UTF-8.")
-    stream.seek(0)
     offset = _first_bad_byte(stream)
     if offset is None:
         return UTF8
@@ -82,7 +87,7 @@ def _looks_damaged(stream: BinaryIO) -> bool:
 
 def _is_chinese(stream: BinaryIO) -> bool:
     try:
-        counts = _characters(stream, "gb18030", "strict")
+        counts = _characters(stream, GB18030.codec, GB18030.errors)
     except UnicodeDecodeError:
         return False
     common = sum(count for character, count in counts.items() if character in COMMON)

@@ -8,6 +8,7 @@ from typing import Any, NamedTuple
 
 from tasks.data.records import Message, Role, user_message
 from tasks.errors import InvalidData
+from tasks.escaping import LISTED, listed, printable, shortened
 from tasks.recipe import ColumnMapping, DataFormat, DataRecipe
 
 Values = dict[str, Any]
@@ -52,10 +53,11 @@ class Format(NamedTuple):
         return f"{self.kind.value} ({', '.join(self.columns)})"
 
 
-def detect(rows: Sequence[Any], recipe: DataRecipe, name: str) -> Format:
+def detect(rows: Sequence[Any], recipe: DataRecipe, name: str, unread: Iterable[str] = ()) -> Format:
     """The format of a source's rows: the one that most of the first two hundred have the columns for.
 
-    Raises InvalidData when none of them has, with the columns found and what every format needs.
+    Raises InvalidData when none of them has, with the columns found, also those that were not read, and what every
+    format needs.
     """
     looked_at = [row for row in rows[:200] if isinstance(row, dict)]
     found = Counter(column for row in looked_at for column in row)
@@ -63,7 +65,7 @@ def detect(rows: Sequence[Any], recipe: DataRecipe, name: str) -> Format:
     best, chosen = max(scored, key=lambda pair: pair[0])
     if best:
         return chosen
-    raise InvalidData(_wrong_columns(found, recipe, name))
+    raise InvalidData(_wrong_columns([*found, *unread], recipe, name))
 
 
 def _candidates(recipe: DataRecipe) -> list[Format]:
@@ -89,8 +91,8 @@ def _fits(row: Values, candidate: Format) -> bool:
     return all(column in row for column in candidate.columns if column not in optional)
 
 
-def _wrong_columns(found: Counter[str], recipe: DataRecipe, name: str) -> str:
-    have = ", ".join(found) if found else "none: the rows are not objects"
+def _wrong_columns(found: Sequence[str], recipe: DataRecipe, name: str) -> str:
+    have = listed(found) if found else "none: the rows are not objects"
     if recipe.format is DataFormat.columns or recipe.columns.output:
         wanted = f"data.columns names {', '.join(_columns(recipe.columns).columns)}"
     elif recipe.format is DataFormat.auto:
@@ -103,10 +105,18 @@ def _wrong_columns(found: Counter[str], recipe: DataRecipe, name: str) -> str:
     )
 
 
-def unused_columns(rows: Iterable[Any], chosen: Format, recipe: DataRecipe) -> list[str]:
-    """Columns that are in the rows and that neither the format nor the recipe reads."""
+def columns_read(recipe: DataRecipe) -> set[str]:
+    """Every column that a format of this recipe may read; a table that has others need not be read whole."""
+    formats = {column for candidate in _candidates(recipe) for column in candidate.columns}
+    return {*formats, *recipe.slice_columns, "system"}
+
+
+def unused_columns(rows: Iterable[Any], unread: Iterable[str], chosen: Format, recipe: DataRecipe) -> list[str]:
+    """Columns that a source has and that neither the format nor the recipe reads; of many, the first and a count."""
     read = {*chosen.columns, *recipe.slice_columns, "system"}
-    return sorted({column for row in rows if isinstance(row, dict) for column in row} - read)
+    unused = sorted({*unread, *(column for row in rows if isinstance(row, dict) for column in row)} - read)
+    more = len(unused) - LISTED
+    return [printable(name) for name in unused[:LISTED]] + ([f"and {more:,} more"] if more > 0 else [])
 
 
 def text(value: Any) -> str:
@@ -208,5 +218,5 @@ def _turn(turn: Any, place: str, role_key: str, content_key: str) -> Message:
         raise InvalidRecord(f"{place}: an object with {role_key!r} and {content_key!r} expected")
     role = CHAT_ROLES.get(str(turn[role_key]).lower())
     if role is None:
-        raise InvalidRecord(f"{place}: unknown role {turn[role_key]!r}; known are {', '.join(CHAT_ROLES)}")
+        raise InvalidRecord(f"{place}: unknown role {shortened(turn[role_key])}; known are {', '.join(CHAT_ROLES)}")
     return Message(role=role, content=_cell(turn, content_key))

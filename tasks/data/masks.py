@@ -5,6 +5,8 @@ from html import escape
 from itertools import groupby
 
 from tasks.data.records import Record
+from tasks.escaping import fence, markdown_code
+from tasks.personal import hidden
 from tasks.prompts import IGNORED, Example
 
 SHOWN = 8
@@ -33,10 +35,10 @@ def chosen(examples: Examples) -> list[tuple[Record, Example]]:
 
 
 def runs(example: Example, decode: Decode) -> list[tuple[bool, str]]:
-    """The text of an example in runs of trained and untrained tokens."""
+    """The text of an example in runs of trained and untrained tokens, personal data replaced."""
     pairs = zip(example.input_ids, example.labels, strict=True)
     grouped = groupby(pairs, key=lambda pair: pair[1] != IGNORED)
-    return [(trained, decode([token for token, _ in run])) for trained, run in grouped]
+    return [(trained, hidden(decode([token for token, _ in run]))) for trained, run in grouped]
 
 
 def html(examples: Examples, decode: Decode, summary: str) -> str:
@@ -61,5 +63,5 @@ def markdown(examples: Examples, decode: Decode, summary: str) -> str:
     lines = [f"## What is trained\n\n{summary} Trained text stands in ⟦brackets⟧."]
     for record, example in chosen(examples)[:3]:
         text = "".join(f"⟦{part}⟧" if trained else part for trained, part in runs(example, decode))
-        lines.append(f"`{record.source}`\n\n```text\n{text}\n```")
+        lines.append(f"{markdown_code(record.source)}\n\n{fence(text)}")
     return "\n\n".join(lines) + "\n"

@@ -7,6 +7,7 @@ from collections.abc import Iterable, Sequence
 from pydantic import BaseModel, ConfigDict
 
 from tasks.data.records import Record
+from tasks.personal import hidden
 
 MOST_LABELS = 200
 LONGEST_LABEL = 60
@@ -110,5 +111,8 @@ def labels(answers: Sequence[str]) -> Labels | None:
     few = len(counts) <= min(MOST_LABELS, len(answers) / 2)
     if not few or max(map(len, counts)) > LONGEST_LABEL:
         return None
-    ordered = dict(sorted(counts.items(), key=lambda pair: (-pair[1], pair[0])))
+    shown: Counter[str] = Counter()
+    for answer, count in counts.items():
+        shown[hidden(answer)] += count
+    ordered = dict(sorted(shown.items(), key=lambda pair: (-pair[1], pair[0])))
     return Labels(counts=ordered, imbalance=max(counts.values()) / min(counts.values()))

@@ -3,10 +3,11 @@
 from pydantic import BaseModel, ConfigDict
 
 from tasks.data.checks import Finding
-from tasks.data.personal import redact
 from tasks.data.quality import Quality
 from tasks.data.records import Record
 from tasks.data.screening import SourceSummary
+from tasks.escaping import markdown_row, markdown_text
+from tasks.personal import hidden
 
 SHOWN_OFFENDERS = 3
 SHOWN_CHARACTERS = 700
@@ -30,7 +31,7 @@ class DataReport(BaseModel):
 
 def sample(record: Record) -> list[tuple[str, str]]:
     """A record for the eye: long texts shortened, personal data replaced."""
-    turns = [(message.role, redact(message.content)[0]) for message in record.messages]
+    turns = [(message.role, hidden(message.content)) for message in record.messages]
     return [(role, text if len(text) <= SHOWN_CHARACTERS else f"{text[:SHOWN_CHARACTERS]} …") for role, text in turns]
 
 
@@ -38,7 +39,7 @@ def markdown(report: DataReport) -> str:
     """The short report: sources, splits, checks with the first offending lines."""
     return "\n".join(
         [
-            f"# Data of {report.name}",
+            f"# Data of {markdown_text(report.name)}",
             "",
             f"{report.rows_read:,} rows read, digest `{report.digest[:16]}`.",
             "",
@@ -79,9 +80,5 @@ def _numbers(quality: Quality) -> str:
 
 
 def _table(header: tuple[str, ...], rows: list[tuple[str, ...]]) -> list[str]:
-    cells = [header, tuple("---" for _ in header), *rows]
-    return [*("| " + " | ".join(_cell(cell) for cell in row) + " |" for row in cells), ""]
-
-
-def _cell(text: str) -> str:
-    return text.replace("|", "\\|").replace("\n", " ")
+    cells = [header, tuple("---" for _ in header), *(tuple(map(markdown_text, row)) for row in rows)]
+    return [*map(markdown_row, cells), ""]

@@ -7,13 +7,16 @@ from typing import Any, NamedTuple
 
 from pydantic import BaseModel, ConfigDict
 
-from tasks.data import checks, formats, personal, splits
+from tasks import personal
+from tasks.data import checks, formats, splits
 from tasks.data.checks import Action, Entry, Finding, Offence
 from tasks.data.encoding import GB18030
-from tasks.data.reading import Row, read
+from tasks.data.reading import read
+from tasks.data.rows import Row
 from tasks.data.records import Message, Record
 from tasks.data.sources import ROLES, Source, SplitRole, expand
 from tasks.errors import InvalidData
+from tasks.main_memory import MemoryWatch
 from tasks.progress import Advance
 from tasks.recipe import DataRecipe, PersonalData
 
@@ -141,16 +144,16 @@ def _entries(
     source: Source, role: SplitRole, recipe: DataRecipe, verdicts: Verdicts
 ) -> tuple[SourceSummary, list[Entry]]:
     """The records of one source that pass the checks a record can pass alone."""
-    found = read(source)
+    found = read(source, formats.columns_read(recipe))
     values = [row.values for row in found.rows if not row.fault]
-    chosen = formats.detect(values, recipe, found.name)
+    chosen = formats.detect(values, recipe, found.name, found.unread)
     if found.encoding == GB18030.label:
         verdicts.note("encoding_gb18030", found.name, "the whole file is GB18030, not UTF-8", len(found.rows))
-    entries = [
-        Entry(row.values, record)
-        for row in found.rows
-        if (record := _record(row, chosen, recipe, verdicts)) is not None
-    ]
+    watch, entries = MemoryWatch(), list[Entry]()
+    for row in found.rows:
+        if (record := _record(row, chosen, recipe, verdicts)) is not None:
+            watch(sum(len(message.content) for message in record.messages))
+            entries.append(Entry(row.values, record))
     summary = SourceSummary(
         name=found.name,
         role=role,
@@ -158,7 +161,7 @@ def _entries(
         encoding=found.encoding,
         format=str(chosen),
         rows=len(found.rows),
-        unused_columns=formats.unused_columns(values, chosen, recipe),
+        unused_columns=formats.unused_columns(values, found.unread, chosen, recipe),
     )
     return summary, entries
 
@@ -166,7 +169,7 @@ def _entries(
 def _record(row: Row, chosen: formats.Format, recipe: DataRecipe, verdicts: Verdicts) -> Record | None:
     """The record of a row, or None when the row went into quarantine."""
     if row.fault:
-        verdicts.quarantine("not_json", row.source, row.fault, row.values)
+        verdicts.quarantine(row.check, row.source, row.fault, row.values)
         return None
     try:
         if not isinstance(row.values, dict):

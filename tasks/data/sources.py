@@ -2,12 +2,14 @@
 
 import difflib
 import re
-from collections.abc import Iterator
+import stat
+from collections.abc import Iterator, Sequence
 from glob import has_magic
 from pathlib import Path
 from typing import Literal, NamedTuple
 
 from tasks.errors import InvalidData
+from tasks.escaping import listed
 from tasks.recipe import DataRecipe
 from tasks.store import digest, file_digest
 
@@ -37,6 +39,19 @@ def find(written: str) -> list[Source]:
     """
     if written.startswith("hf:"):
         return [_hub(written.removeprefix("hf:"), written)]
+    try:
+        return _on_disk(written)
+    except (OSError, ValueError, RuntimeError) as fault:
+        # A name that is too long, a pattern that is none, the home of nobody, a folder that may not be looked into.
+        where, reason = written, str(fault)
+        if isinstance(fault, OSError):
+            where, reason = str(fault.filename or written), fault.strerror or str(fault)
+        raise InvalidData(f"{listed([where])}: {reason}.") from fault
+
+
+def _on_disk(written: str) -> list[Source]:
+    if not written.strip():
+        raise InvalidData("a source without a name; write '.' for the working folder.")
     path = Path(written).expanduser()
     if path.is_file():
         return [path]
@@ -46,11 +61,22 @@ def find(written: str) -> list[Source]:
         root, pattern = (
             (Path(path.anchor), str(path.relative_to(path.anchor))) if path.is_absolute() else (Path(), str(path))
         )
-        matches = (match for match in root.glob(pattern) if match.is_file())
+        matches = (match for match in _matches(root, Path(pattern).parts, set()) if match.is_file())
         return _listed(written, matches, "matches no file")
     if _HUB_NAME.fullmatch(written) and not path.parent.is_dir() and not _is_data(path):
         return [_hub(written, written)]
-    raise InvalidData(f"{written}: no such file or folder in {Path.cwd()}{_near(path)}.")
+    raise InvalidData(f"{written}: {_absent(path)}.")
+
+
+def _absent(path: Path) -> str:
+    """Why a path gives no records: what is in its place, or the names that look like it."""
+    if path.is_symlink():
+        return f"a link to {path.readlink()}, which is not there"
+    mode = path.stat().st_mode if path.exists() else 0
+    for is_kind, kind in ((stat.S_ISFIFO, "pipe"), (stat.S_ISSOCK, "socket"), (stat.S_ISCHR, "device")):
+        if is_kind(mode):
+            return f"a {kind}, and records are read twice; write them into a file first"
+    return f"no such file or folder in {Path.cwd()}{_near(path)}"
 
 
 def expand(recipe: DataRecipe) -> dict[SplitRole, list[Source]]:
@@ -111,10 +137,33 @@ def _is_data(path: Path) -> bool:
 
 
 def _data_files(folder: Path) -> Iterator[Path]:
-    for path in folder.rglob("*"):
-        hidden = any(part.startswith(".") for part in path.relative_to(folder).parts)
-        if path.is_file() and _is_data(path) and not hidden:
-            yield path
+    for inside in _folders(folder, set(), hidden=False):
+        for path in inside.iterdir():
+            if not path.name.startswith(".") and _is_data(path) and path.is_file():
+                yield path
+
+
+def _folders(folder: Path, visited: set[tuple[int, int]], hidden: bool) -> Iterator[Path]:
+    """A folder and all inside it; links to folders are followed, and no folder is entered twice."""
+    status = folder.stat()
+    if (status.st_dev, status.st_ino) in visited:
+        return
+    visited.add((status.st_dev, status.st_ino))
+    yield folder
+    for path in sorted(folder.iterdir()):
+        if path.is_dir() and (hidden or not path.name.startswith(".")):
+            yield from _folders(path, visited, hidden)
+
+
+def _matches(root: Path, parts: Sequence[str], visited: set[tuple[int, int]]) -> Iterator[Path]:
+    """What a glob pattern matches; `**` goes into linked folders too, which pathlib's does not."""
+    if "**" not in parts:
+        yield from root.glob(str(Path(*parts))) if parts else [root]
+        return
+    cut = parts.index("**")
+    for start in root.glob(str(Path(*parts[:cut]))) if cut else [root]:
+        for folder in _folders(start, visited, hidden=True) if start.is_dir() else ():
+            yield from _matches(folder, parts[cut + 1 :], set())
 
 
 def _listed(written: str, files: Iterator[Path], complaint: str) -> list[Source]:

@@ -10,6 +10,7 @@ from tasks.errors import InvalidData
 from tasks.evaluation.resampling import Resampler, edge_bound
 from tasks.evaluation.scoring import SuiteScores, check_rows, perplexity
 from tasks.evaluation.suites import Suite
+from tasks.personal import hidden
 from tasks.recipe import EvaluationRecipe
 
 Floats = NDArray[np.float64]
@@ -42,7 +43,7 @@ def report_suite(
         slices=[
             SliceScores(
                 column=column,
-                value=value,
+                value=hidden(value),
                 rows=int(chosen.sum()),
                 scores={
                     who: _means({metric: found.rows[metric][chosen] for metric in metrics}, resampler)

@@ -13,6 +13,7 @@ from tasks.evaluation.page_template import TEMPLATE
 from tasks.evaluation.scoring import SuiteScores
 from tasks.evaluation.selection import WHO, best, worst
 from tasks.evaluation.suites import Answer, Suite
+from tasks.personal import hidden
 
 SHOWN = 6  # Of the worst and of the best rows.
 ALL_ROWS = 500  # More than that would make the page heavy; rows.parquet has them.
@@ -26,7 +27,7 @@ def page(
     scores: Mapping[str, Mapping[Who, SuiteScores]],
     title: str,
 ) -> str:
-    """The whole page; everything that a model or a record wrote is escaped."""
+    """The whole page; everything that a model or a record wrote is escaped, personal data in it replaced."""
     environment = jinja2.Environment(
         autoescape=True, trim_blocks=True, lstrip_blocks=True, undefined=jinja2.StrictUndefined
     )
@@ -113,11 +114,13 @@ def _row(
     groups += ["gained"] * any(candidate > value for value in rivals) + ["lost"] * any(
         candidate < value for value in rivals
     )
+    texts = {who: hidden(answers[who][at].text) for who in WHO if who in answers}
+    reference = hidden(row.reference)
     return {
         "id": row.id,
-        "prompt": row.prompt,
-        "reference": row.reference,
-        "columns": row.columns,
+        "prompt": hidden(row.prompt),
+        "reference": reference,
+        "columns": hidden(row.columns),
         "groups": " ".join(groups),
         "answers": [
             {
@@ -125,9 +128,8 @@ def _row(
                 "right": right[who],
                 "score": float(scores[who].rows[metric][at]),
                 "answer": answers[who][at],
-                "text": marked(answers[who][at].text, row.reference) if who == "candidate" else answers[who][at].text,
+                "text": marked(text, reference) if who == "candidate" else text,
             }
-            for who in WHO
-            if who in answers
+            for who, text in texts.items()
         ],
     }

@@ -6,11 +6,13 @@ from pathlib import Path
 from typing import Any
 
 from tasks.artifacts import EvaluationReport, SuiteReport, Who
+from tasks.escaping import markdown_code, markdown_row, markdown_text
 from tasks.evaluation import wording
 from tasks.evaluation.page import page
 from tasks.evaluation.scoring import SuiteScores
 from tasks.evaluation.selection import WHO, examples
 from tasks.evaluation.suites import Answer, Suite
+from tasks.personal import hidden
 from tasks.store import digest
 
 __all__ = ["examples", "report_digest", "write_report"]
@@ -29,7 +31,8 @@ def write_report(
 ) -> None:
     """Write the report's files into `folder`; the same report gives the same bytes.
 
-    `answers` and `scores` are by suite and by model, in the order of the suite's rows.
+    `answers` and `scores` are by suite and by model, in the order of the suite's rows. All four files are for others to
+    see: personal data is replaced in each. The answers as they were given stay in the step that asked for them.
     """
     # The manifest knows these; the report is a step's content and cannot hold its own digest.
     content = report.model_dump(mode="json", exclude={"key", "digest", "folder", "reused"})
@@ -41,7 +44,7 @@ def write_report(
 
 def markdown(report: EvaluationReport, title: str) -> str:
     """The verdict, the scores, the comparisons and the slices, for a run page."""
-    parts = [f"# {title}"]
+    parts = [f"# {markdown_text(title)}"]
     for name, suite in report.suites.items():
         parts.append(f"## Suite {name}\n\n**{wording.verdict(report, suite)}.**")
         parts.append("\n".join(f"- Candidate: {wording.reading(found)}." for found in wording.primary(report, suite)))
@@ -51,7 +54,7 @@ def markdown(report: EvaluationReport, title: str) -> str:
             parts.append(_table(*_slice_table(suite, report.primary_metric)))
     if report.examples:
         parts.append("## Rows")
-        parts += ["\n".join(f"- **{key}**: `{_flat(text)}`" for key, text in row.items()) for row in report.examples]
+        parts += ["\n".join(f"- **{key}**: {_quoted(text)}" for key, text in row.items()) for row in report.examples]
     parts.append(
         f"Intervals hold {report.confidence:.0%} (bootstrap over rows). Every row and answer: `rows.parquet`; "
         "plots and answers side by side: `report.html`."
@@ -85,13 +88,13 @@ def _cell(metric: str, estimate: Any) -> str:
 
 def _table(head: Sequence[str], rows: Iterator[list[str]]) -> str:
     lines = [head, ["---"] * len(head), *rows]
-    return "\n".join("| " + " | ".join(_flat(cell).replace("|", "\\|") for cell in line) + " |" for line in lines)
+    return "\n".join(markdown_row(map(markdown_text, line)) for line in lines)
 
 
-def _flat(text: str) -> str:
-    """One line, short enough for a page, without the mark that would end its quotation."""
-    line = " ".join(text.split()).replace("`", "'")
-    return line if len(line) <= 300 else f"{line[:299]}…"
+def _quoted(text: str) -> str:
+    """One line, short enough for a page."""
+    line = " ".join(text.split())
+    return markdown_code(line if len(line) <= 300 else f"{line[:299]}…")
 
 
 def _write_rows(path: Path, suites: Mapping[str, Suite], answers: Answers, scores: Scores) -> None:
@@ -112,12 +115,12 @@ def _columns(
         "suite": [suite.name] * len(suite.rows),
         "id": [row.id for row in suite.rows],
         "language": [row.language for row in suite.rows],
-        "columns": [json.dumps(row.columns, ensure_ascii=False) for row in suite.rows],
-        "prompt": [row.prompt for row in suite.rows],
-        "reference": [row.reference for row in suite.rows],
+        "columns": [json.dumps(hidden(row.columns), ensure_ascii=False) for row in suite.rows],
+        "prompt": [hidden(row.prompt) for row in suite.rows],
+        "reference": [hidden(row.reference) for row in suite.rows],
     }
     for who in (who for who in WHO if who in answers):
-        found[f"{who}_answer"] = [answer.text for answer in answers[who]]
+        found[f"{who}_answer"] = [hidden(answer.text) for answer in answers[who]]
         found[f"{who}_tokens"] = [answer.tokens for answer in answers[who]]
         found[f"{who}_stopped"] = [answer.stopped for answer in answers[who]]
         found[f"{who}_nll"] = pa.array([answer.nll for answer in answers[who]], pa.float64())

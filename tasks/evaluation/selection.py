@@ -7,6 +7,7 @@ import numpy as np
 from tasks.artifacts import Who
 from tasks.evaluation.scoring import SuiteScores
 from tasks.evaluation.suites import Answer, Suite
+from tasks.personal import hidden
 
 WHO: tuple[Who, ...] = ("base", "candidate", "champion")
 
@@ -21,13 +22,13 @@ def examples(
 ) -> list[dict[str, str]]:
     """Rows where the candidate gained most over the base, from as many slices as there are, keys as in the report.
 
-    Each has `prompt`, `reference` and one answer a model (`base`, `candidate`, `champion`).
+    Each has `prompt`, `reference` and one answer a model (`base`, `candidate`, `champion`), personal data replaced.
     """
     found = []
     for at in best(suite, scores, primary_metric, slice_columns, count):
         row = suite.rows[at]
         shown = {"prompt": row.prompt, "reference": row.reference}
-        found.append(shown | {who: answers[who][at].text for who in WHO if who in answers})
+        found.append(hidden(shown | {who: answers[who][at].text for who in WHO if who in answers}))
     return found
 
 

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from tasks.errors import UnknownVersion, WorkRefused
+from tasks.escaping import markdown_text
 from tasks.registry import ledger as books
 from tasks.registry import lookup
 from tasks.registry.moves import Move, carry_out, finish_half_done, one_at_a_time
@@ -235,7 +236,7 @@ def _explain(tracking_uri: str, found: lookup.Version, text: str, tags: Mapping[
         own = own.partition("\n\n")[2]
     client = connect(tracking_uri)
     client.update_model_version(
-        found.name, str(found.version), description=f"{' '.join(text.split())}\n\n{own}".strip()
+        found.name, str(found.version), description=f"{markdown_text(text)}\n\n{own}".strip()
     )
     for key, value in tags.items():
         client.set_model_version_tag(found.name, str(found.version), key, value)

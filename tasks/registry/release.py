@@ -20,6 +20,7 @@ from tasks.artifacts import (
     ValidatedDataset,
     Who,
 )
+from tasks.escaping import fence, markdown_text
 from tasks.merge_table import markdown
 from tasks.recipe import Recipe
 from tasks.store import digest
@@ -125,20 +126,21 @@ def model_card(manifest: Mapping[str, Any], report: EvaluationReport, descriptio
     code = manifest["code"]
     commit = code.get("commit", code.get("package")) + (" with uncommitted changes" if code.get("dirty") else "")
     base = manifest["base"]
+    at_revision = f"@{base['revision']}" if base["revision"] else ""
     merge = markdown(MergedModel(**manifest["merge"], parity=manifest["parity"]))
     sections = [
         f"# {name}",
-        description or f"{base['model']}, fine-tuned on {data['name']} ({training['method']}).",
+        description or markdown_text(f"{base['model']}, fine-tuned on {data['name']} ({training['method']})."),
         "## Ask it",
         _requests(name, report),
         "## Scores",
         *(_scores(suite, report) for suite in report.suites.values()),
         "## Data",
-        f"{data['name']}, format {data['format']}. Records: "
+        f"{data['name']}, format {markdown_text(data['format'])}. Records: "
         + ", ".join(f"{split} {count:,}" for split, count in data["rows"].items())
         + f". Digest `{digests['data']}`.",
         "## Training",
-        f"Base {base['model']}{'@' + base['revision'] if base['revision'] else ''} (`{digests['base'][:16]}`), "
+        f"Base {markdown_text(base['model'] + at_revision)} (`{digests['base'][:16]}`), "
         f"method {training['method']}, {training['trainable_parameters']:,} trained parameters, "
         f"{training['steps']:,} steps over {training['tokens']:,} tokens, best at step {training['best_step']:,}"
         + (f" with validation loss {loss:.4f}" if loss is not None else "")
@@ -156,11 +158,16 @@ def _requests(name: str, report: EvaluationReport) -> str:
     body = json.dumps({"dataframe_records": [row], "params": {"max_tokens": 128}}, ensure_ascii=False)
     quoted = body.replace("'", "'\\''")
     call = json.dumps([row], ensure_ascii=False)
+    python = (
+        f'import mlflow\n\nmodel = mlflow.pyfunc.load_model("models:/{name}@production")\n'
+        f'model.predict({call}, params={{"max_tokens": 128}})'
+    )
+    shell = (
+        f"mlflow models serve -m models:/{name}@production --env-manager local -p 5001\n"
+        f"curl -s http://127.0.0.1:5001/invocations -H 'Content-Type: application/json' -d '{quoted}'"
+    )
     return (
-        f'```python\nimport mlflow\n\nmodel = mlflow.pyfunc.load_model("models:/{name}@production")\n'
-        f'model.predict({call}, params={{"max_tokens": 128}})\n```\n\n'
-        f"```bash\nmlflow models serve -m models:/{name}@production --env-manager local -p 5001\n"
-        f"curl -s http://127.0.0.1:5001/invocations -H 'Content-Type: application/json' -d '{quoted}'\n```\n\n"
+        f"{fence(python, 'python')}\n\n{fence(shell, 'bash')}\n\n"
         f"`@production` is the version that was promoted last; `models:/{name}/<number>` asks one by its number. "
         "A row has `messages`, or `instruction` and `input`; the prompt is rendered inside. "
         "Parameters: `max_tokens`, `temperature` (0 is greedy), `top_p`, `seed`, `stop`."

@@ -1,0 +1,107 @@
+"""CSV and TSV in, rows out: as programs and as Excel write them, each row with the line it begins on."""
+
+import csv
+import io
+import itertools
+import re
+from collections import Counter
+from collections.abc import Iterator
+from typing import BinaryIO
+
+from tasks.data.encoding import Encoding
+from tasks.data.rows import LONGEST_LINE, Row, too_long
+from tasks.errors import InvalidData
+from tasks.escaping import LISTED, listed, shortened
+from tasks.main_memory import MemoryWatch
+
+MOST_COLUMNS = 10_000
+MOST_CELLS = 1_000_000
+"""Of one line, counted by its delimiters."""
+_SEP_LINE = re.compile(r'"?sep=(.)"?[,;\t]*', re.IGNORECASE)
+_QUOTED = re.compile(r'"[^"]*"')
+
+
+def delimited(stream: BinaryIO, encoding: Encoding, name: str, tab: bool) -> list[Row]:
+    """The rows of a table whose first line names the columns.
+
+    The delimiter is what Excel's `sep=` line says, or the most frequent of comma, semicolon and tab in the header,
+    outside quotes. Raises InvalidData for a table without rows, without columns, with a column twice, or with open quotes.
+    """
+    text = io.TextIOWrapper(stream, encoding.codec, errors=encoding.errors, newline="")
+    try:
+        return _table(_lines(text, name), name, tab)
+    finally:
+        text.detach()
+
+
+def _lines(text: io.TextIOWrapper, name: str) -> Iterator[str]:
+    """Physical lines without the byte order marks that files put together have inside."""
+    for number in itertools.count(1):
+        line = text.readline(LONGEST_LINE + 1)
+        if not line:
+            return
+        if len(line) > LONGEST_LINE:
+            raise too_long(name, number, "CSV")
+        yield line.lstrip("\ufeff")
+
+
+def _table(lines: Iterator[str], name: str, tab: bool) -> list[Row]:
+    numbered = enumerate(lines, start=1)
+    line, first = next(((number, text) for number, text in numbered if text.strip()), (1, ""))
+    delimiter = "\t" if tab else ""
+    if sep := _SEP_LINE.fullmatch(first.strip("\r\n")):
+        delimiter = sep[1]
+        line, first = next(numbered, (line, ""))
+    outside = _QUOTED.sub("", first)
+    delimiter = delimiter or max(",;\t", key=outside.count)
+    if (count := outside.count(delimiter) + 1) > MOST_COLUMNS:
+        names = listed(first.split(delimiter, LISTED)[:LISTED])
+        raise InvalidData(
+            f"{name}:{line}: a header of {count:,} columns, at most {MOST_COLUMNS:,}: {names} and {count - LISTED:,} more."
+        )
+    csv.field_size_limit(LONGEST_LINE)
+    bounded = _few_cells(itertools.chain([first], lines), delimiter, name, line)
+    reader = csv.reader(bounded, delimiter=delimiter, strict=True, skipinitialspace=True)
+    offset, watch, rows = line, MemoryWatch(), list[Row]()
+    try:
+        header = _header(next(reader, []), f"{name}:{line}")
+        line = reader.line_num + offset
+        for cells in reader:
+            watch(sum(map(len, cells)))
+            if any(cells):
+                rows.append(_row(header, cells, name, line))
+            line = reader.line_num + offset
+    except csv.Error as fault:
+        raise InvalidData(f"{name}:{line}: not CSV from here on: {fault}; check the quotes of this row.") from fault
+    if not rows:
+        raise InvalidData(f"{name}: has no rows; the first line was read as a header of {len(header)} columns.")
+    return rows
+
+
+def _few_cells(lines: Iterator[str], delimiter: str, name: str, first: int) -> Iterator[str]:
+    for number, line in enumerate(lines, start=first):
+        if line.count(delimiter) > MOST_CELLS:
+            raise InvalidData(f"{name}:{number}: a line of more than {MOST_CELLS:,} cells; is the delimiter right?")
+        yield line
+
+
+def _header(cells: list[str], where: str) -> list[str]:
+    """The names of the columns. Excel writes empty ones at the end, which are let go; one inside is named by its place."""
+    names = [cell.strip() for cell in cells]
+    while names and not names[-1]:
+        names.pop()
+    names = [name or f"column {place}" for place, name in enumerate(names, start=1)]
+    if len(names) < 2:
+        raise InvalidData(f"{where}: a header of one column; names are divided by comma, semicolon or tab.")
+    if repeated := [name for name, count in Counter(names).items() if count > 1]:
+        raise InvalidData(f"{where}: the column {shortened(repeated[0])} is there twice; rename one or take it out.")
+    return names
+
+
+def _row(header: list[str], cells: list[str], name: str, line: int) -> Row:
+    if not any(cells[len(header) :]):
+        cells = cells[: len(header)]
+    if len(cells) == len(header):
+        return Row(f"{name}:{line}", dict(zip(header, cells, strict=True)))
+    fault = f"{len(header)} columns in the header, {len(cells)} cells in line {line}"
+    return Row(f"{name}:{line}", {"cells": cells}, fault, "schema")

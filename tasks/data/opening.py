@@ -1,0 +1,156 @@
+"""A path in, its bytes as a stream out: unpacked within a bound, and named where they are no records at all."""
+
+import gzip
+import io
+import re
+import stat
+import zlib
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, BinaryIO, NamedTuple, cast
+
+from tasks.errors import InvalidData
+from tasks.main_memory import free_main_memory, gigabytes
+
+GZIP = b"\x1f\x8b"
+ALWAYS_UNPACKED, LARGEST_RATIO = 256 << 20, 200
+"""Bytes that a packed file may always unpack to, and how many times its own size it may beyond; text packs 3 to 20 times."""
+HEAD = 512
+
+
+class Kind(NamedTuple):
+    """A kind of file that holds no records that can be read here: how it begins, its name, and what to do."""
+
+    start: re.Pattern[bytes]
+    name: str
+    advice: str
+
+
+def _kind(start: bytes, name: str, advice: str) -> Kind:
+    return Kind(re.compile(start, re.DOTALL | re.IGNORECASE), name, advice)
+
+
+_UNPACK, _TABLE, _TEXT = "unpack it first", "save its table as CSV", "save the file as UTF-8"
+_OTHER = "give JSON, JSON lines, CSV, TSV or Parquet"
+KINDS = (
+    _kind(rb"\x1f\x8b", "gzip inside gzip", "unpack it once"),
+    _kind(rb"\x28\xb5\x2f\xfd", "zstd", _UNPACK),
+    _kind(rb"BZh[1-9](\x31\x41\x59\x26|\x17\x72\x45\x38)", "bzip2", _UNPACK),
+    _kind(rb"\xfd7zXZ\x00", "xz", _UNPACK),
+    _kind(rb"7z\xbc\xaf\x27\x1c", "7-Zip", _UNPACK),
+    _kind(rb"Rar!\x1a\x07", "RAR", _UNPACK),
+    _kind(rb"\x04\x22\x4d\x18", "LZ4", _UNPACK),
+    _kind(rb".{257}ustar", "a tar archive", _UNPACK),
+    _kind(rb"PK(\x03\x04|\x05\x06)", "a zip archive or an Excel workbook", f"{_UNPACK}, or {_TABLE}"),
+    _kind(rb"\xd0\xcf\x11\xe0\xa1\xb1\x1a\xe1", "an old Excel or Word file", _TABLE),
+    _kind(rb"(ARROW1\x00\x00|FEA1)", "an Arrow file", "save it as Parquet"),
+    _kind(rb"SQLite format 3\x00", "an SQLite database", _TABLE),
+    _kind(rb"\x89HDF\r\n", "an HDF5 file", _TABLE),
+    _kind(rb"\x93NUMPY", "a NumPy array", _OTHER),
+    _kind(rb"\x80[\x02-\x05][\x00-\x1f}\]cX(\x8c\x95]", "a Python pickle", _OTHER),
+    _kind(rb"\x7fELF", "a program (ELF)", _OTHER),
+    _kind(rb"%PDF-", "a PDF", _OTHER),
+    _kind(rb"\x89PNG\r\n|\xff\xd8\xff|GIF8[79]a|RIFF....WEBP", "a picture", _OTHER),
+    _kind(rb"-----BEGIN ", "a key or a certificate", _OTHER),
+    _kind(rb"version https://git-lfs", "a Git LFS pointer", "fetch the file itself with `git lfs pull`"),
+    _kind(rb"(\xef\xbb\xbf)?\s*<(!doctype|html|\?xml)", "an HTML or XML page", f"{_OTHER}; a download may have failed"),
+    _kind(rb"\xff\xfe\x00\x00|\x00\x00\xfe\xff", "UTF-32", _TEXT),
+    _kind(rb"\xff\xfe|\xfe\xff", "UTF-16", _TEXT),
+    _kind(rb"([^\x00]\x00){4}|(\x00[^\x00]){4}", "UTF-16 without a byte order mark", _TEXT),
+)
+
+
+@contextmanager
+def opened(path: Path) -> Iterator[BinaryIO]:
+    """The bytes of a file, unpacked where it is gzip.
+
+    Raises InvalidData for a file that cannot be read, is empty, torn, too large for the memory, or of a kind that holds
+    no records; what it holds is never part of the message.
+    """
+    try:
+        with path.open("rb") as raw:
+            size = path.stat().st_size
+            if size == 0:
+                raise InvalidData(f"{path}: the file is empty; fill it or take it out of the recipe.")
+            stream = _unpacked(raw, path, size) if raw.read(2) == GZIP else _plain(raw, path, size)
+            _refuse_other_kinds(stream, path)
+            yield stream
+    except (gzip.BadGzipFile, EOFError, zlib.error) as fault:
+        raise InvalidData(f"{path}: the gzip file is damaged or cut off ({fault}); fetch it again.") from fault
+    except OSError as fault:
+        raise InvalidData(f"{path}: cannot be read ({fault.strerror or type(fault).__name__}).") from fault
+
+
+def first_byte(text: str) -> str:
+    """What kind of character a text begins with, without saying which.
+
+    >>> first_byte("hello"), first_byte("42"), first_byte("")
+    ('a letter', 'a digit', 'nothing')
+    """
+    if not text:
+        return "nothing"
+    return "a letter" if text[0].isalpha() else "a digit" if text[0].isdigit() else "a sign"
+
+
+def _plain(raw: BinaryIO, path: Path, size: int) -> BinaryIO:
+    free = free_main_memory()
+    if stat.S_ISREG(path.stat().st_mode) and size > free:
+        raise InvalidData(_too_large(path, size, free))
+    raw.seek(0)
+    return raw
+
+
+def _unpacked(raw: BinaryIO, path: Path, size: int) -> BinaryIO:
+    raw.seek(0)
+    free, ratio = free_main_memory(), max(ALWAYS_UNPACKED, LARGEST_RATIO * size)
+    if free < ratio:
+        refusal = _too_large(path, free, free)
+    else:
+        refusal = (
+            f"{path}: unpacks to more than {gigabytes(ratio)}, {ratio // size:,} times its size, which no text does; "
+            "unpack it and look at it."
+        )
+    return cast(BinaryIO, io.BufferedReader(_Bounded(raw, min(free, ratio), refusal), 1 << 20))
+
+
+def _too_large(path: Path, size: int, free: int) -> str:
+    return (
+        f"{path}: has {gigabytes(size)} or more, and {gigabytes(free)} of memory are free. All records of a run are held "
+        "in memory, with short prompts in up to 45 times their bytes: take fewer records, or a machine with more memory."
+    )
+
+
+class _Bounded(io.RawIOBase):
+    """What a gzip file unpacks to; raises InvalidData beyond a bound."""
+
+    def __init__(self, raw: BinaryIO, most: int, refusal: str) -> None:
+        self._file = gzip.GzipFile(fileobj=raw)
+        self._most, self._refusal = most, refusal
+
+    def readable(self) -> bool:
+        return True
+
+    def seekable(self) -> bool:
+        return True
+
+    def readinto(self, buffer: Any) -> int:
+        count = self._file.readinto(buffer)
+        if self._file.tell() > self._most:
+            raise InvalidData(self._refusal)
+        return count
+
+    def seek(self, offset: int, whence: int = 0) -> int:
+        return self._file.seek(offset, whence)
+
+    def tell(self) -> int:
+        return self._file.tell()
+
+
+def _refuse_other_kinds(stream: BinaryIO, path: Path) -> None:
+    head = stream.read(HEAD)
+    stream.seek(0)
+    for kind in KINDS:
+        if kind.start.match(head):
+            where = "byte 0: " if kind.name == "UTF-16" else ""
+            raise InvalidData(f"{path.name}: {where}this is {kind.name}; {kind.advice}.")
