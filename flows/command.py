@@ -63,7 +63,9 @@ def run(arguments: Sequence[str]) -> int:
     except TunelineError as fault:
         return _report(fault, type(fault).__name__, debug)
     except MemoryError as fault:
-        text = f"this process may have no more memory ({fault or 'of main memory'}); `tuneline doctor` shows what is free."
+        text = (
+            f"this process may have no more memory ({fault or 'of main memory'}); `tuneline doctor` shows what is free."
+        )
         return _report(StateUnusable(text), "Out of memory", debug)
     except Exception as fault:
         logging.getLogger("tuneline").debug("unexpected", exc_info=True)

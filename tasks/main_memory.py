@@ -5,6 +5,7 @@ from pathlib import Path
 
 RESERVE = 128 << 20
 """Bytes that stay free: below, an allocation inside a library may end the process without a message."""
+KEPT = 50
 LOOK_EVERY = 256 << 10
 """Characters of work between two looks; a character of a prompt takes some 100 bytes in the search for duplicates."""
 EACH = 100
@@ -13,10 +14,14 @@ _GROUP = Path("/sys/fs/cgroup")
 
 
 def free_main_memory() -> int:
-    """Bytes that this process can still have: of the machine, within its container's limit and its own."""
+    """Bytes that this process can still have: of the machine, within its container's limit and its own.
+
+    A fiftieth of the machine and of the container is left to others and to the kernel, which ends processes before.
+    """
     import psutil
 
-    free = [int(psutil.virtual_memory().available), *_left_in_group(_GROUP)]
+    machine = psutil.virtual_memory()
+    free = [int(machine.available - machine.total // KEPT), *_left_in_group(_GROUP)]
     address_space = resource.getrlimit(resource.RLIMIT_AS)[0]
     if address_space != resource.RLIM_INFINITY:
         free.append(address_space - int(psutil.Process().memory_info().vms))
@@ -29,7 +34,7 @@ def _left_in_group(group: Path) -> list[int]:
         limit, used = ((group / name).read_text("utf-8").strip() for name in ("memory.max", "memory.current"))
         pages = dict(line.split() for line in (group / "memory.stat").read_text("utf-8").splitlines())
         held = int(pages.get("inactive_file", 0)) + int(pages.get("active_file", 0))
-        return [] if limit == "max" else [int(limit) - int(used) + held]
+        return [] if limit == "max" else [int(limit) - int(used) + held - int(limit) // KEPT]
     except (OSError, ValueError):
         return []
 

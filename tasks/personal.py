@@ -1,6 +1,6 @@
 """Text in, the personal data found in it out: e-mail addresses, card numbers, Chinese mobile and identity numbers.
 
-A text is searched in the form that people type: full-width digits and signs, special spaces and dashes count as ASCII's.
+Full-width digits and signs, special spaces and dashes count as their ASCII forms.
 """
 
 import re

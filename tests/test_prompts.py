@@ -94,3 +94,25 @@ def test_the_template_travels_with_the_saved_tokenizer(tiny_base: Path, tmp_path
     made = renderer(tiny_base, template="guide")
     made.tokenizer.save_pretrained(tmp_path)
     assert renderer(tmp_path).prompt_ids([ASK]) == made.prompt_ids([ASK])
+
+
+@pytest.mark.parametrize(
+    ("template", "fault"),
+    [
+        ("{{ 'a' + 1 }}", "TypeError"),
+        ("{{ 1 // 0 }}", "ZeroDivisionError"),
+        ("{% for _ in range(10 ** 30) %}x{% endfor %}", "OverflowError"),
+        ("{% macro again() %}{{ again() }}{% endmacro %}{{ again() }}", "RecursionError"),
+        ("{{ messages[99]['content'].x.y }}", "UndefinedError"),
+        ("{{ '%d' | format('x') }}", "TypeError"),
+        ("{{ 'x'.encode('no-such-codec') }}", "LookupError"),
+        ("{{ messages | map(attribute='content') | sum }}", "TypeError"),
+        ("{% include 'other' %}", "TypeError"),
+        ("{% for %}", "TemplateSyntaxError"),
+        ("{% break %}", ""),
+    ],
+)
+def test_a_template_that_fails_in_any_way_is_refused_with_the_way(tiny_base: Path, template: str, fault: str) -> None:
+    made = renderer(tiny_base, template="custom", custom_template=template)
+    with pytest.raises(InvalidRecipe, match=f"the chat template cannot print a conversation: {fault}"):
+        made.example([ASK, ANSWER])

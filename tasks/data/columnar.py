@@ -1,10 +1,11 @@
-"""Parquet in, rows out: only the columns that are needed, a batch at a time; a cell that cannot be read costs its row."""
+"""Parquet in, rows out: only the columns that are needed, a batch at a time; a cell that is no value costs its row."""
 
 from collections import Counter
 from collections.abc import Collection, Iterable, Iterator
 from contextlib import contextmanager
 from typing import Any, BinaryIO
 
+from tasks.data.opening import refuse_unpacked
 from tasks.data.rows import Row, Rows, row_of
 from tasks.errors import InvalidData
 from tasks.escaping import shortened
@@ -12,8 +13,10 @@ from tasks.main_memory import MemoryWatch, free_main_memory, gigabytes
 
 BATCH = 64
 """Rows unpacked at once; fewer where a cell may be large. A larger batch is no faster."""
-LEAST_PER_ROW = 300
-"""Bytes that a row takes in memory however little it says: its dictionary, its place and its source."""
+LEAST_PER_ROW = 2000
+"""Bytes that a row takes in memory however little it says: its dictionary, its source, its record with messages."""
+LEAST_STORED = 100
+"""Bytes that a row counts for in a file however little it says."""
 
 
 def parquet(stream: BinaryIO, name: str, columns: Collection[str] = ()) -> Rows:
@@ -38,7 +41,7 @@ def parquet(stream: BinaryIO, name: str, columns: Collection[str] = ()) -> Rows:
 def stored_size(stream: BinaryIO, name: str) -> int:
     """Bytes that a Parquet file takes in memory, at least. Raises InvalidData for a file that is torn."""
     with _opened(stream, name) as file:
-        return max(sum(_sizes(file.metadata, file.schema_arrow.names)), LEAST_PER_ROW * file.metadata.num_rows)
+        return _stored(file.metadata, file.schema_arrow.names)[0]
 
 
 @contextmanager
@@ -65,29 +68,31 @@ def table_rows(batches: Iterable[Any], name: str) -> list[Row]:
 
 
 def _batch_size(metadata: Any, wanted: Collection[str], name: str) -> int:
-    """Rows to unpack at once, by what the file says of itself: a few kilobytes may stand for many rows or for long ones.
+    """Rows to unpack at once, by what the file says of itself: few bytes may stand for many rows, or for long ones.
 
-    Raises InvalidData where all rows together take more than the memory that is free.
+    Raises InvalidData where they stand for more than text packs to, or than the memory that is free.
     """
-    sizes = _sizes(metadata, wanted)
-    needed, free = max(sum(sizes), LEAST_PER_ROW * metadata.num_rows), free_main_memory()
+    unpacked, packed, longest = _stored(metadata, wanted)
+    refuse_unpacked(unpacked, packed, name)
+    needed, free = max(unpacked, LEAST_PER_ROW * metadata.num_rows), free_main_memory()
     if needed > free:
         raise InvalidData(
-            f"{name}: {metadata.num_rows:,} rows that take {gigabytes(needed)} or more, and {gigabytes(free)} of memory "
-            "are free; take fewer records, or a machine with more memory."
+            f"{name}: {metadata.num_rows:,} rows that take {gigabytes(needed)} or more, and {gigabytes(free)} of "
+            "memory are free; take fewer records, or a machine with more memory."
         )
     # A cell that is stored once and repeated may be as long as its column in one group of rows.
-    return max(1, min(BATCH, free // (4 * max(sizes, default=1) + 1)))
+    return max(1, min(BATCH, free // (4 * longest + 1)))
 
 
-def _sizes(metadata: Any, wanted: Collection[str]) -> list[int]:
-    """Bytes, unpacked, of each column in each group of rows."""
+def _stored(metadata: Any, wanted: Collection[str]) -> tuple[int, int, int]:
+    """Bytes of the wanted columns: unpacked, as they are stored, and of the longest column in one group of rows."""
     groups = [metadata.row_group(group) for group in range(metadata.num_row_groups)]
     chunks = [group.column(place) for group in groups for place in range(metadata.num_columns)]
     inside = tuple(f"{column}." for column in wanted)
-    return [
-        chunk.total_uncompressed_size for chunk in chunks if f"{chunk.path_in_schema}.".startswith(inside)
-    ]
+    chunks = [chunk for chunk in chunks if f"{chunk.path_in_schema}.".startswith(inside)]
+    sizes = [chunk.total_uncompressed_size for chunk in chunks]
+    unpacked = max(sum(sizes), LEAST_STORED * metadata.num_rows)
+    return unpacked, sum(chunk.total_compressed_size for chunk in chunks), max(sizes, default=0)
 
 
 def _rows(batch: Any, name: str, first: int) -> Iterator[Row]:
@@ -101,7 +106,7 @@ def _rows(batch: Any, name: str, first: int) -> Iterator[Row]:
 
 
 def _row(batch: Any, place: int, source: str) -> Row:
-    """One row cell by cell, faulty where one of them is no value: text that is not UTF-8, a date that no calendar has."""
+    """One row cell by cell, faulty where one is no value: text that is not UTF-8, a date that no calendar has."""
     values = {}
     for column in batch.schema.names:
         try:
@@ -109,5 +114,3 @@ def _row(batch: Any, place: int, source: str) -> Row:
         except (ValueError, OverflowError, LookupError, TypeError, RecursionError) as fault:
             return Row(source, values, f"{column}: a cell that cannot be read ({type(fault).__name__})", "schema")
     return row_of(source, values)
-
-

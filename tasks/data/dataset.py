@@ -67,9 +67,9 @@ def _out_of_memory(recipe: DataRecipe) -> str:
     sources = [source for role in expand(recipe).values() for source in role if isinstance(source, Path)]
     size = sum(source.stat().st_size for source in sources)
     return (
-        f"the memory does not hold these sources ({gigabytes(size)} of files; {gigabytes(free_main_memory())} are left now "
-        "that the work was stopped). All records of a run are held in memory, with short prompts in up to 45 times their "
-        "bytes, most of it for the search for near-duplicates: take fewer records, or a machine with more memory."
+        f"the memory does not hold these sources: {gigabytes(size)} of files, and {gigabytes(free_main_memory())} were "
+        "left when the work was stopped. All records of a run are held in memory, with short prompts in up to 45 times "
+        "their bytes, most of it for the search for near-duplicates: take fewer records, or a machine with more memory."
     )
 
 
@@ -144,5 +144,5 @@ def _write_quarantine(path: Path, offences: Sequence[Offence], rows: Sequence[An
 
 
 def _shown(offence: Offence) -> Any:
-    """The row of an offence as it may leave this machine: without personal data, and not at all where it is about them."""
+    """The row of an offence as it may leave this machine: without personal data; none where that is the offence."""
     return None if offence.reason in PERSONAL_CHECKS else hidden(offence.row)

@@ -25,7 +25,7 @@ def delimited(stream: BinaryIO, encoding: Encoding, name: str, tab: bool) -> lis
     """The rows of a table whose first line names the columns.
 
     The delimiter is what Excel's `sep=` line says, or the most frequent of comma, semicolon and tab in the header,
-    outside quotes. Raises InvalidData for a table without rows, without columns, with a column twice, or with open quotes.
+    outside quotes. Raises InvalidData for a table without rows or columns, with a column twice, or with open quotes.
     """
     text = io.TextIOWrapper(stream, encoding.codec, errors=encoding.errors, newline="")
     try:
@@ -57,7 +57,8 @@ def _table(lines: Iterator[str], name: str, tab: bool) -> list[Row]:
     if (count := outside.count(delimiter) + 1) > MOST_COLUMNS:
         names = listed(first.split(delimiter, LISTED)[:LISTED])
         raise InvalidData(
-            f"{name}:{line}: a header of {count:,} columns, at most {MOST_COLUMNS:,}: {names} and {count - LISTED:,} more."
+            f"{name}:{line}: a header of {count:,} columns, at most {MOST_COLUMNS:,}: "
+            f"{names} and {count - LISTED:,} more."
         )
     csv.field_size_limit(LONGEST_LINE)
     bounded = _few_cells(itertools.chain([first], lines), delimiter, name, line)
@@ -86,7 +87,7 @@ def _few_cells(lines: Iterator[str], delimiter: str, name: str, first: int) -> I
 
 
 def _header(cells: list[str], where: str) -> list[str]:
-    """The names of the columns. Excel writes empty ones at the end, which are let go; one inside is named by its place."""
+    """The names of the columns. Empty ones at the end, as in Excel's, are let go; one inside is named by its place."""
     names = [cell.strip() for cell in cells]
     while names and not names[-1]:
         names.pop()

@@ -5,7 +5,7 @@ import io
 import re
 import stat
 import zlib
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, BinaryIO, NamedTuple, cast
@@ -15,7 +15,7 @@ from tasks.main_memory import free_main_memory, gigabytes
 
 GZIP = b"\x1f\x8b"
 ALWAYS_UNPACKED, LARGEST_RATIO = 256 << 20, 200
-"""Bytes that a packed file may always unpack to, and how many times its own size it may beyond; text packs 3 to 20 times."""
+"""Bytes that a packed file may always unpack to, and how many times its own size beyond; text packs 3 to 20 times."""
 HEAD = 512
 
 
@@ -93,40 +93,48 @@ def first_byte(text: str) -> str:
     return "a letter" if text[0].isalpha() else "a digit" if text[0].isdigit() else "a sign"
 
 
+def refuse_unpacked(unpacked: int, packed: int, name: str) -> None:
+    """Raise InvalidData where a file stands for more bytes than text packs to."""
+    if unpacked > max(ALWAYS_UNPACKED, LARGEST_RATIO * packed):
+        raise InvalidData(
+            f"{name}: unpacks to {gigabytes(unpacked)} or more, {unpacked // max(packed, 1):,} times its size, which "
+            "no text does; look at what is in it."
+        )
+
+
 def _plain(raw: BinaryIO, path: Path, size: int) -> BinaryIO:
-    free = free_main_memory()
-    if stat.S_ISREG(path.stat().st_mode) and size > free:
-        raise InvalidData(_too_large(path, size, free))
+    if stat.S_ISREG(path.stat().st_mode):
+        _refuse_too_large(size, free_main_memory(), path)
     raw.seek(0)
     return raw
 
 
 def _unpacked(raw: BinaryIO, path: Path, size: int) -> BinaryIO:
     raw.seek(0)
-    free, ratio = free_main_memory(), max(ALWAYS_UNPACKED, LARGEST_RATIO * size)
-    if free < ratio:
-        refusal = _too_large(path, free, free)
-    else:
-        refusal = (
-            f"{path}: unpacks to more than {gigabytes(ratio)}, {ratio // size:,} times its size, which no text does; "
-            "unpack it and look at it."
+    free = free_main_memory()
+
+    def check(unpacked: int) -> None:
+        refuse_unpacked(unpacked, size, str(path))
+        _refuse_too_large(unpacked, free, path)
+
+    return cast(BinaryIO, io.BufferedReader(_Bounded(raw, check), 1 << 20))
+
+
+def _refuse_too_large(size: int, free: int, path: Path) -> None:
+    if size > free:
+        raise InvalidData(
+            f"{path}: has {gigabytes(size)} or more, and {gigabytes(free)} of memory are free. All records of a run "
+            "are held in memory, with short prompts in up to 45 times their bytes: take fewer records, or a machine "
+            "with more memory."
         )
-    return cast(BinaryIO, io.BufferedReader(_Bounded(raw, min(free, ratio), refusal), 1 << 20))
-
-
-def _too_large(path: Path, size: int, free: int) -> str:
-    return (
-        f"{path}: has {gigabytes(size)} or more, and {gigabytes(free)} of memory are free. All records of a run are held "
-        "in memory, with short prompts in up to 45 times their bytes: take fewer records, or a machine with more memory."
-    )
 
 
 class _Bounded(io.RawIOBase):
-    """What a gzip file unpacks to; raises InvalidData beyond a bound."""
+    """What a gzip file unpacks to; `check` gets the bytes so far and raises beyond its bound."""
 
-    def __init__(self, raw: BinaryIO, most: int, refusal: str) -> None:
+    def __init__(self, raw: BinaryIO, check: Callable[[int], None]) -> None:
         self._file = gzip.GzipFile(fileobj=raw)
-        self._most, self._refusal = most, refusal
+        self._check = check
 
     def readable(self) -> bool:
         return True
@@ -136,8 +144,7 @@ class _Bounded(io.RawIOBase):
 
     def readinto(self, buffer: Any) -> int:
         count = self._file.readinto(buffer)
-        if self._file.tell() > self._most:
-            raise InvalidData(self._refusal)
+        self._check(self._file.tell())
         return count
 
     def seek(self, offset: int, whence: int = 0) -> int:

@@ -22,7 +22,7 @@ MOST_BLANK_LINES = 1_000_000
 
 
 def read(source: Source, columns: Collection[str] = ()) -> Rows:
-    """Read every row of one source; of a table that keeps its columns apart, only `columns`, or all where none is named.
+    """Read every row of one source; of a table stored by columns only `columns`, or all where none is named.
 
     Raises InvalidData for a file that is empty, torn, too large, in no known kind or encoding, or without one good row.
     """
@@ -36,7 +36,7 @@ def read(source: Source, columns: Collection[str] = ()) -> Rows:
 
 
 def unpacked_size(path: Path, most: int) -> int:
-    """Bytes that a file holds once it is unpacked, at least; counting ends beyond `most`. Raises InvalidData as `read`."""
+    """Bytes that a file holds unpacked, at least; counting ends beyond `most`. Raises InvalidData as `read` does."""
     with opened(path) as stream:
         if stream.read(4) == PARQUET:
             stream.seek(0)
@@ -87,7 +87,9 @@ def _json(stream: BinaryIO, known: encoding.Encoding, name: str, first: str) -> 
     """An array, one object, or lines: the first characters decide, whatever the file is called."""
     suffix = Path(name.lower().removesuffix(".gz")).suffix
     if first[:1] not in ("[", "{") and suffix not in (".json", ".jsonl", ".ndjson"):
-        raise InvalidData(f"{name}: neither JSON, JSON lines, CSV, TSV nor Parquet; it begins with {first_byte(first)}.")
+        raise InvalidData(
+            f"{name}: neither JSON, JSON lines, CSV, TSV nor Parquet; it begins with {first_byte(first)}."
+        )
     spread = first[:1] == "{" and suffix not in (".jsonl", ".ndjson") and not _is_json(first)
     if first[:1] == "[" or spread:
         return Rows(name, "JSON", known.label, _elements(_whole(stream, known, name), name))
@@ -106,8 +108,8 @@ def _whole(stream: BinaryIO, known: encoding.Encoding, name: str) -> list[Any]:
     needed, free = 2 * len(content) + 56 * (content.count(b"[") + content.count(b"{")), free_main_memory()
     if needed > free:
         raise InvalidData(
-            f"{name}: one JSON value that takes {gigabytes(needed)} or more to read, and {gigabytes(free)} of memory are "
-            "free; write one record a line (JSON lines), or take fewer records."
+            f"{name}: one JSON value that takes {gigabytes(needed)} or more to read, and {gigabytes(free)} of memory "
+            "are free; write one record a line (JSON lines), or take fewer records."
         )
     try:
         value = json.loads(content.decode(known.codec, known.errors).lstrip("\ufeff"))

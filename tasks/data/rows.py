@@ -57,5 +57,3 @@ def _inside(value: Any) -> Iterator[Any]:
 def too_long(name: str, number: int, kind: str) -> InvalidData:
     """The refusal of a line that is not one record."""
     return InvalidData(f"{name}:{number}: a line of more than {LONGEST_LINE >> 20} MB; {kind} has one record a line.")
-
-

@@ -12,8 +12,8 @@ from tasks.data import checks, formats, splits
 from tasks.data.checks import Action, Entry, Finding, Offence
 from tasks.data.encoding import GB18030
 from tasks.data.reading import read
-from tasks.data.rows import Row
 from tasks.data.records import Message, Record
+from tasks.data.rows import Row
 from tasks.data.sources import ROLES, Source, SplitRole, expand
 from tasks.errors import InvalidData
 from tasks.main_memory import MemoryWatch

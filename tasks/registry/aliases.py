@@ -235,8 +235,6 @@ def _explain(tracking_uri: str, found: lookup.Version, text: str, tags: Mapping[
     if own.startswith(REASONS):
         own = own.partition("\n\n")[2]
     client = connect(tracking_uri)
-    client.update_model_version(
-        found.name, str(found.version), description=f"{markdown_text(text)}\n\n{own}".strip()
-    )
+    client.update_model_version(found.name, str(found.version), description=f"{markdown_text(text)}\n\n{own}".strip())
     for key, value in tags.items():
         client.set_model_version_tag(found.name, str(found.version), key, value)

@@ -85,7 +85,7 @@ def test_personal_data_is_redacted_everywhere_when_the_recipe_says_so(tmp_path, 
     assert found.record("a.jsonl:3").prompt[0].content == "打电话 <mobile> 给我"
     assert found.record("a.jsonl:4").prompt[0].content == "身份证 <id> 查询"
     assert found.record("a.jsonl:5").prompt[0].content == PERSONAL[4]["instruction"]
-    for path in found.noun.folder.iterdir():
+    for path in (path for path in found.noun.folder.rglob("*") if path.is_file()):
         text = path.read_text("utf-8")
         assert "example.org" not in text and "13812345678" not in text, path.name
 

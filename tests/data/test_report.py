@@ -108,8 +108,9 @@ def test_progress_adds_up_and_the_splits_read_back_as_they_were_written(tmp_path
     assert [record.line() + "\n" for record in records] == (
         (folder / "train.jsonl").read_bytes().decode().splitlines(keepends=True)
     )
-    assert {path.name for path in folder.iterdir()} == {
-        "train.jsonl", "validation.jsonl", "test.jsonl", "quarantine.jsonl", "report.json", "report.md", "report.html"
+    assert {str(path.relative_to(folder)) for path in folder.rglob("*") if path.is_file()} == {
+        "train.jsonl", "validation.jsonl", "test.jsonl", "quarantine.jsonl", "report.json", "report.md", "report.html",
+        "shown/quarantine.jsonl",
     }  # fmt: skip
 
 

@@ -1,5 +1,6 @@
 """Which method is chosen, from a base's config and the machine; and what the command shows of it."""
 
+import gzip
 import json
 import shutil
 from pathlib import Path
@@ -15,7 +16,7 @@ from tasks.modeling.memory import Memory, PackSize, Prediction
 from tasks.planning import GIB, Option, Plan
 from tasks.recipe import ComputeRecipe, Recipe, Strategy
 from tasks.recipe_methods import EightBitLoraMethod, FullMethod, LoraMethod, QLoraMethod
-from tasks.workload import Workload, workload
+from tasks.workload import LARGEST_FILE, Workload, workload
 
 
 @pytest.fixture(autouse=True)
@@ -105,6 +106,15 @@ def test_records_that_are_not_here_count_as_labels_throughout(tiny_base: Path, c
     )
     work = workload(elsewhere, tiny_base)
     assert (work.measured, work.pack) == (False, PackSize(128, 128))
+
+
+def test_a_packed_file_counts_for_what_it_unpacks_to(tiny_base: Path, colours: Path, tmp_path: Path) -> None:
+    packed = tmp_path / "many.jsonl.gz"
+    packed.write_bytes(gzip.compress(colours.read_bytes() * (LARGEST_FILE // colours.stat().st_size + 1)))
+    assert packed.stat().st_size < 1 << 20
+    assert not workload(recipe(tiny_base, packed), tiny_base).measured
+    packed.write_bytes(gzip.compress(colours.read_bytes()))
+    assert workload(recipe(tiny_base, packed), tiny_base).measured
 
 
 def test_methods_that_contradict_the_recipe_are_shown_with_the_reason(tiny_base: Path, colours: Path) -> None:
