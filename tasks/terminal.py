@@ -56,7 +56,7 @@ def say(text: str, newline: bool = True) -> None:
 
 
 class SafeFormatter(logging.Formatter):
-    """Formats log records without terminal escapes or credentials, tracebacks of libraries too, which keep their lines."""
+    """Formats log records and tracebacks without terminal escapes or credentials; a traceback keeps its lines."""
 
     def format(self, record: logging.LogRecord) -> str:
         return printable(without_credentials(super().format(record)))
