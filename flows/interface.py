@@ -56,7 +56,8 @@ def serve(state: State, console: Console) -> None:
             _deploy(children, console)
             pids["worker"] = children.start("worker", [*PREFECT, "worker", "start", "--pool", POOL, "--name", POOL])
             _write_ui_file(state, pids, {"prefect": prefect, "mlflow": mlflow})
-            console.print(welcome(state, prefect, mlflow, password if console.is_terminal else ""))
+            console.print(_welcome(state, prefect, mlflow))
+            say_password(password, state, console)
             while True:
                 children.pause(1)
         except Signalled:
@@ -133,12 +134,16 @@ def _write_ui_file(state: State, pids: Mapping[str, int], ports: Mapping[str, in
     temporary.replace(state.ui_file)
 
 
-def welcome(state: State, prefect: int, mlflow: int, password: str) -> Panel:
-    """Where the pages are and what they ask for; without a `password` it is only said where that lies."""
+def say_password(password: str, state: State, console: Console) -> None:
+    """Show what Prefect's page asks for, in one piece that can be copied; in a file, only where it is kept."""
+    shown = password if console.is_terminal else f"see {state.auth_file}, or {SERVER_AUTH} where that is set"
+    console.print(f"Prefect's page asks once for a password: {shown}", soft_wrap=True, highlight=False, markup=False)
+
+
+def _welcome(state: State, prefect: int, mlflow: int) -> Panel:
     remote = state.tracking_uri.startswith(("http://", "https://"))
     lines = [
         ("Prefect  ", f"http://127.0.0.1:{prefect}/v2/deployments"),
-        ("", f"  It asks once for a password: {password or f'see {SERVER_AUTH}, else {state.auth_file}'}"),
         ("", "  retrain → Run → Custom run: change the recipe in the form, press Submit."),
         ("", "  Runs: each step, its log and its reports (tab Artifacts). retrain also runs at 02:00 UTC."),
         ("MLflow   ", state.tracking_uri if remote else f"http://127.0.0.1:{mlflow}"),

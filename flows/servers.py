@@ -6,10 +6,10 @@ import os
 import secrets
 import socket
 import sys
+import sysconfig
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
-from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING
 from urllib.parse import urlsplit
@@ -36,19 +36,20 @@ def flow_command(state: State, command: str) -> Iterator[Path]:
 
     Raises ServiceUnavailable where that server does not answer, at the start or later, and what `reach_prefect` raises.
     """
-    reach_prefect(state, f"flows.{command}")
+    server = reach_prefect(state, f"flows.{command}")
     import httpx
 
     with logged(state, command) as log_file:
         try:
             yield log_file
-        except httpx.HTTPError as fault:
-            if not _of_prefect(fault):
-                raise
-            raise _unreachable(fault) from fault
+        except (httpx.HTTPError, RuntimeError) as fault:
+            failed = fault if isinstance(fault, httpx.HTTPError) else fault.__cause__
+            if isinstance(failed, httpx.HTTPError) and _of_prefect(failed):
+                raise (server.unavailable() if server else _unreachable(failed)) from fault
+            raise
 
 
-def reach_prefect(state: State, module: str = "prefect") -> None:
+def reach_prefect(state: State, module: str = "prefect") -> "TemporaryServer | None":
     """Make sure that flow runs have a Prefect server, and import `module`; call `prepare_environment` before.
 
     Raises ServiceUnavailable where the server of PREFECT_API_URL does not answer or refuses this process, or where no
@@ -57,19 +58,20 @@ def reach_prefect(state: State, module: str = "prefect") -> None:
     if os.environ.get("PREFECT_API_URL"):
         check_prefect()
         importlib.import_module(module)
-        return
+        return None
     server = TemporaryServer(state)
     # The server starts while what takes seconds is imported; Prefect reads its settings when it is.
     importlib.import_module(module)
     _refuse_settings_files()
     server.wait()
+    return server
 
 
 class TemporaryServer:
     """A Prefect server that asks for a password of this process's own and ends with it, by whatever that ends."""
 
     def __init__(self, state: State) -> None:
-        password = os.environ.get(SERVER_AUTH) or f"tuneline:{secrets.token_urlsafe(32)}"
+        password = os.environ.get(SERVER_AUTH) or f"tuneline:{secrets.token_urlsafe(24)}"
         with writable(state.root), socket.socket() as listening:
             # The kernel chooses the port, and the server inherits it open: nobody else can take it meanwhile.
             listening.bind(("127.0.0.1", 0))
@@ -90,17 +92,20 @@ class TemporaryServer:
 
     def wait(self) -> None:
         """Wait until it answers; raises ServiceUnavailable where it does not."""
-        seconds = int(os.environ["PREFECT_SERVER_EPHEMERAL_STARTUP_TIMEOUT_SECONDS"])
-        until = time.monotonic() + seconds
+        until = time.monotonic() + int(os.environ["PREFECT_SERVER_EPHEMERAL_STARTUP_TIMEOUT_SECONDS"])
         while not answers(self.port, "/api/health"):
-            code = self.keeper.poll()
-            if code is None and time.monotonic() < until:
-                time.sleep(0.05)
-                continue
-            outcome = f"did not answer in {seconds} s" if code is None else f"ended with code {code}"
-            raise ServiceUnavailable(
-                f"Prefect's temporary server {outcome}; tuneline doctor may say why.\n{last_lines(self.log)}"
-            )
+            if self.keeper.poll() is not None or time.monotonic() > until:
+                raise self.unavailable()
+            time.sleep(0.05)
+
+    def unavailable(self) -> ServiceUnavailable:
+        """Say that it does not answer, and its last words."""
+        code = self.keeper.poll()
+        outcome = "does not answer" if code is None else f"ended with code {code}"
+        return ServiceUnavailable(
+            f"Prefect's temporary server {outcome}; run the same command again, or see what tuneline doctor says.\n"
+            f"{last_lines(self.log)}"
+        )
 
     def end(self) -> None:
         """End it, and wait for that."""
@@ -112,14 +117,7 @@ class TemporaryServer:
 
 def server_command(listening: socket.socket) -> list[str]:
     """Prefect's API on a socket that is open already; `-P` and the folder keep the working folder's modules out."""
-    prefect = find_spec("prefect")
-    assert prefect and prefect.origin
-    application = [
-        "--factory",
-        "prefect.server.api.server:create_app",
-        "--app-dir",
-        str(Path(prefect.origin).parents[1]),
-    ]
+    application = ["--factory", "prefect.server.api.server:create_app", "--app-dir", sysconfig.get_path("purelib")]
     socket_and_log = ["--fd", str(listening.fileno()), "--log-level", "error", "--lifespan", "on"]
     return [sys.executable, "-P", "-m", "uvicorn", *application, *socket_and_log]
 
@@ -163,7 +161,7 @@ def _unreachable(fault: Exception) -> ServiceUnavailable:
             )
         reason = f"answers {code}"
     else:
-        reason = f"does not answer: {str(fault) or type(fault).__name__}"
+        reason = f"gives no answer of Prefect's: {str(fault) or type(fault).__name__}"
     return ServiceUnavailable(
         f"Prefect at {address} {reason}. Start it, correct PREFECT_API_URL, or unset that to work without."
     )
@@ -176,7 +174,7 @@ def _of_prefect(fault: "httpx.HTTPError") -> bool:
     except RuntimeError:
         return False
     server = urlsplit(os.environ.get("PREFECT_API_URL", ""))
-    return (url.scheme, url.host) == (server.scheme, server.hostname)
+    return (url.scheme, url.host, url.port) == (server.scheme, server.hostname, server.port)
 
 
 def _refuse_settings_files() -> None:

@@ -190,9 +190,9 @@ def auth_string(state: State) -> str:
     if not (path.is_file() and path.stat().st_size and _mode(path) == 0o600):
         descriptor, name = tempfile.mkstemp(dir=state.root, prefix=f".{path.name}-")
         with os.fdopen(descriptor, "w", encoding="utf-8") as stream:
-            stream.write(f"tuneline:{secrets.token_urlsafe(32)}")
+            stream.write(f"tuneline:{secrets.token_urlsafe(24)}")
         Path(name).replace(path)
-    return path.read_text("utf-8")
+    return path.read_text("utf-8").strip()
 
 
 def choose_waiting(seconds: float) -> None:

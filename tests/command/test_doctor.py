@@ -1,11 +1,13 @@
 """What `tuneline doctor` says of the methods."""
 
+import os
 from typing import get_args
 
 import pytest
 
 from flows import doctor
 from tasks.recipe_methods import Method
+from tasks.settings import State
 
 
 def test_every_method_is_named_where_bitsandbytes_works() -> None:
@@ -26,3 +28,22 @@ def test_without_bitsandbytes_the_quantised_methods_are_left_out_with_the_reason
     assert found.verdict == "note"
     assert "qlora" not in able and "lora" in able
     assert unable.startswith("qlora and lora_8bit: bitsandbytes is not installed")
+
+
+def test_a_prefect_server_that_is_set_and_does_not_answer_is_broken(monkeypatch: pytest.MonkeyPatch, tmp_path) -> None:
+    from prefect.settings import PREFECT_API_URL, temporary_settings
+
+    url = "http://ann:secret-1@127.0.0.1:9/api"
+    monkeypatch.setenv("PREFECT_API_URL", url)
+    with temporary_settings({PREFECT_API_URL: url}):
+        found = next(doctor.servers(State(tmp_path)))
+    assert (found.what, found.verdict) == ("Prefect", "broken")
+    assert "http://127.0.0.1:9/api" in found.found and "secret-1" not in found.found
+
+
+def test_a_state_folder_that_cannot_be_made_is_one_finding_among_others(monkeypatch, tmp_path) -> None:
+    monkeypatch.setattr(os, "environ", os.environ.copy())
+    (tmp_path / "state").write_text("in the way")
+    found = {finding.what: finding for finding in doctor.examine(State(tmp_path / "state"))}
+    assert found["state folder"].verdict == "broken" and "TUNELINE_HOME" in found["state folder"].found
+    assert {"python", "memory", "MLflow"} <= found.keys()

@@ -61,11 +61,13 @@ def test_servers_ask_for_the_password_and_worker_and_flow_runs_have_it(tmp_path:
     assert origins == ["http://127.0.0.1:4299", "http://localhost:4299"]
 
 
-def test_the_welcome_names_the_password_on_a_terminal_and_else_where_it_lies(tmp_path: Path) -> None:
-    for password, said in (("tuneline:x", "tuneline:x"), ("", str(State(tmp_path).auth_file))):
-        console = Console(width=300, file=io.StringIO())
-        console.print(interface.welcome(State(tmp_path), 4200, 5000, password))
-        assert said in console.file.getvalue()
+@pytest.mark.parametrize("terminal", [True, False])
+def test_the_password_is_shown_in_one_piece_on_a_terminal_and_never_in_a_file(terminal: bool, tmp_path: Path) -> None:
+    console = Console(width=50, file=io.StringIO(), force_terminal=terminal)
+    interface.say_password("tuneline:" + "x" * 60, State(tmp_path), console)
+    shown = console.file.getvalue()
+    assert ("tuneline:" + "x" * 60 in shown) == terminal
+    assert (str(State(tmp_path).auth_file) in shown) != terminal
 
 
 def test_a_signal_to_the_pages_is_noted_wherever_it_arrives_and_ends_what_waits(tmp_path: Path) -> None:

@@ -101,7 +101,7 @@ def test_no_web_page_reads_its_events(served: Served) -> None:
 
 def test_its_password_is_long_its_own_and_on_no_command_line(served: Served) -> None:
     user, _, secret = served.password.partition(":")
-    assert user == "tuneline" and len(secret) >= 40
+    assert user == "tuneline" and len(secret) >= 32
     family = psutil.Process(served.process.pid).children(recursive=True)
     assert len(family) == 2
     assert not any(secret in word for process in family for word in process.cmdline())
