@@ -60,9 +60,7 @@ def keep(
 
 def release(keeper: "subprocess.Popen[bytes]") -> None:
     """End what is kept and everything it started: asked first, killed where it does not listen."""
-    if keeper.poll() is not None:
-        return
-    started = psutil.Process(keeper.pid).children(recursive=True)
+    started = psutil.Process(keeper.pid).children(recursive=True) if keeper.poll() is None else []
     if keeper.stdin:
         keeper.stdin.close()
     try:

@@ -14,7 +14,7 @@ import pytest
 from rich.console import Console
 
 from flows import interface
-from flows.children import Children, Signalled, keep
+from flows.children import Children, Signalled, keep, release
 from flows.interface import environment, free_port
 from tasks.errors import PermanentError, ServiceUnavailable
 from tasks.settings import EPHEMERAL, State, answers, prefect_address
@@ -113,6 +113,7 @@ def test_a_kept_process_hands_on_its_exit_code_and_leaves_no_child(tmp_path: Pat
         kept = keep([sys.executable, "-c", leaves], tmp_path, os.environ, log)
         group = kept.pid
         assert kept.wait(20) == 7
+        release(kept)
     until = time.monotonic() + 10
     while time.monotonic() < until:
         try:
