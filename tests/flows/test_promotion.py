@@ -132,6 +132,7 @@ def test_a_step_that_is_repeated_decides_the_same_and_writes_it_once(three, shop
     assert ledger.entries(shop.state.ledger) == entries
 
 
+@pytest.mark.slow
 def test_of_two_promotions_at_once_the_second_moves_nothing(three, shop, monkeypatch):
     by_hand(shop, 1)
     real = settling.asked
@@ -150,6 +151,7 @@ def test_of_two_promotions_at_once_the_second_moves_nothing(three, shop, monkeyp
     assert decisions(shop, "served")[len(before) :] == [(3, True)]
 
 
+@pytest.mark.slow
 def test_a_rollback_that_another_promotion_overtakes_moves_nothing(three, shop, monkeypatch):
     by_hand(shop, 2, previous=1)
     real = rollback.asked
