@@ -63,9 +63,7 @@ def run(arguments: Sequence[str]) -> int:
     except TunelineError as fault:
         return _report(fault, type(fault).__name__, debug)
     except MemoryError as fault:
-        text = (
-            f"this process may have no more memory ({fault or 'of main memory'}); `tuneline doctor` shows what is free."
-        )
+        text = f"{str(fault) or 'this process may have no more'}; `tuneline doctor` shows what is free."
         return _report(StateUnusable(text), "Out of memory", debug)
     except Exception as fault:
         logging.getLogger("tuneline").debug("unexpected", exc_info=True)

@@ -19,7 +19,8 @@ def write_text(path: Path, text: str) -> None:
     temporary = path.with_name(f".{path.name}.new")
     with locked(path.with_name(f".{path.name}.lock"), WRITING_SECONDS, "writing this file"):
         try:
-            with temporary.open("w", encoding="utf-8") as stream:
+            # A file name that is not UTF-8 comes with halves of surrogate pairs: JSON's own escapes stand for them.
+            with temporary.open("w", encoding="utf-8", errors="backslashreplace") as stream:
                 stream.write(text)
                 stream.flush()
                 os.fsync(stream.fileno())

@@ -74,6 +74,7 @@ def not_a_repository(address: str) -> bool:
     return not address.startswith("git@")
 
 
+_CHINA = r"(?:(?:\+|\(\+?|00)?86[ )-]{0,2})?"
 KINDS = (
     Kind(
         "email",
@@ -97,7 +98,10 @@ KINDS = (
     Kind(
         "mobile_number",
         "<mobile>",
-        re.compile(r"(?<!\d)(?:(?:\+|\(\+?|00)?86[ )-]{0,2})?1[3-9]\d([ -]?)\d{4}\1\d{4}(?!\d)", re.ASCII),
+        # Divided numbers with more before or after, such as 6000-150-1200-2000, are arithmetic.
+        re.compile(
+            rf"(?<!\d){_CHINA}1[3-9]\d{{9}}(?!\d)|(?<![\d-]){_CHINA}1[3-9]\d([ -])\d{{4}}\1\d{{4}}(?!\d|-\d)", re.ASCII
+        ),
         lambda _: True,
     ),
 )

@@ -6,7 +6,7 @@ import itertools
 import re
 from collections import Counter
 from collections.abc import Iterator
-from typing import BinaryIO
+from typing import BinaryIO, Literal
 
 from tasks.data.encoding import Encoding
 from tasks.data.rows import LONGEST_LINE, Row, too_long
@@ -27,9 +27,30 @@ def delimited(stream: BinaryIO, encoding: Encoding, name: str, tab: bool) -> lis
     The delimiter is what Excel's `sep=` line says, or the most frequent of comma, semicolon and tab in the header,
     outside quotes. Raises InvalidData for a table without rows or columns, with a column twice, or with open quotes.
     """
+    start = stream.tell()
+    try:
+        return _table(stream, encoding, name, tab, "say")
+    except _SpacedQuotes:
+        stream.seek(start)
+    try:
+        return _table(stream, encoding, name, tab, "skip")
+    except InvalidData:
+        stream.seek(start)
+    return _table(stream, encoding, name, tab, "keep")
+
+
+Spaces = Literal["say", "skip", "keep"]
+"""What is done with a space before a quote: some programs write one after each comma, elsewhere it is text."""
+
+
+class _SpacedQuotes(Exception):
+    """A cell begins with a space and a quote."""
+
+
+def _table(stream: BinaryIO, encoding: Encoding, name: str, tab: bool, spaces: Spaces) -> list[Row]:
     text = io.TextIOWrapper(stream, encoding.codec, errors=encoding.errors, newline="")
     try:
-        return _table(_lines(text, name), name, tab)
+        return _rows(_lines(text, name), name, tab, spaces)
     finally:
         text.detach()
 
@@ -45,7 +66,33 @@ def _lines(text: io.TextIOWrapper, name: str) -> Iterator[str]:
         yield line.lstrip("\ufeff")
 
 
-def _table(lines: Iterator[str], name: str, tab: bool) -> list[Row]:
+def _rows(lines: Iterator[str], name: str, tab: bool, spaces: Spaces) -> list[Row]:
+    line, first, delimiter = _first_line(lines, tab, name)
+    if spaces == "say" and re.search(f'{re.escape(delimiter)} +"', first):
+        raise _SpacedQuotes
+    csv.field_size_limit(LONGEST_LINE)
+    bounded = _few_cells(itertools.chain([first], lines), delimiter, name, line)
+    reader = csv.reader(bounded, delimiter=delimiter, strict=True, skipinitialspace=spaces == "skip")
+    offset, watch, rows = line, MemoryWatch(), list[Row]()
+    try:
+        header = _header(next(reader, []), f"{name}:{line}")
+        line = reader.line_num + offset
+        for cells in reader:
+            watch(sum(map(len, cells)))
+            if spaces == "say" and any(cell[:1] == " " and cell.lstrip(" ")[:1] == '"' for cell in cells):
+                raise _SpacedQuotes
+            if any(cells):
+                rows.append(_row(header, cells, name, line))
+            line = reader.line_num + offset
+    except csv.Error as fault:
+        raise InvalidData(f"{name}:{line}: not CSV from here on: {fault}; check the quotes of this row.") from fault
+    if not rows:
+        raise InvalidData(f"{name}: has no rows; the first line was read as a header of {len(header)} columns.")
+    return rows
+
+
+def _first_line(lines: Iterator[str], tab: bool, name: str) -> tuple[int, str, str]:
+    """The number and text of the line that names the columns, and the delimiter."""
     numbered = enumerate(lines, start=1)
     line, first = next(((number, text) for number, text in numbered if text.strip()), (1, ""))
     delimiter = "\t" if tab else ""
@@ -60,23 +107,7 @@ def _table(lines: Iterator[str], name: str, tab: bool) -> list[Row]:
             f"{name}:{line}: a header of {count:,} columns, at most {MOST_COLUMNS:,}: "
             f"{names} and {count - LISTED:,} more."
         )
-    csv.field_size_limit(LONGEST_LINE)
-    bounded = _few_cells(itertools.chain([first], lines), delimiter, name, line)
-    reader = csv.reader(bounded, delimiter=delimiter, strict=True, skipinitialspace=True)
-    offset, watch, rows = line, MemoryWatch(), list[Row]()
-    try:
-        header = _header(next(reader, []), f"{name}:{line}")
-        line = reader.line_num + offset
-        for cells in reader:
-            watch(sum(map(len, cells)))
-            if any(cells):
-                rows.append(_row(header, cells, name, line))
-            line = reader.line_num + offset
-    except csv.Error as fault:
-        raise InvalidData(f"{name}:{line}: not CSV from here on: {fault}; check the quotes of this row.") from fault
-    if not rows:
-        raise InvalidData(f"{name}: has no rows; the first line was read as a header of {len(header)} columns.")
-    return rows
+    return line, first, delimiter
 
 
 def _few_cells(lines: Iterator[str], delimiter: str, name: str, first: int) -> Iterator[str]:

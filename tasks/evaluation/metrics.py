@@ -142,7 +142,8 @@ def _same(answer: str, reference: str) -> bool:
         return True
     try:
         return _same_json(_parse(answer), _parse(reference))
-    except (ValueError, RecursionError):
+    except (ValueError, ArithmeticError, RecursionError):
+        # A number may have more digits in its exponent than a Decimal takes.
         return False
 
 

@@ -69,6 +69,22 @@ def test_a_quote_after_a_space_is_a_quote(tmp_path, validate):
     assert found.record("a.csv:2").answer == "answer number 0, quoted"
 
 
+def test_quoted_columns_after_a_space_are_read(tmp_path, validate):
+    lines = ['"question, short", "answer, long"', *cells('", "', ask='"{}', answer='{}, yes"')]
+    mapping = {"input": "question, short", "output": "answer, long"}
+    assert validate(table(tmp_path, *lines), columns=mapping).record("a.csv:2").answer == "answer number 0, yes"
+
+
+def test_a_space_before_anything_else_is_part_of_the_text(tmp_path, validate):
+    assert validate(table(tmp_path, "instruction,output", *cells(", "))).record("a.csv:2").answer == " answer number 0"
+
+
+def test_a_stray_quote_after_a_space_leaves_the_other_rows_as_they_are(tmp_path, validate):
+    found = validate(table(tmp_path, "instruction,output", 'what?, "so" he said', *cells(", ")))
+    assert found.record("a.csv:2").answer == ' "so" he said'
+    assert found.record("a.csv:3").answer == " answer number 0"
+
+
 def test_other_numbers_of_cells_are_said_with_the_columns_and_the_line(tmp_path, validate):
     lines = cells()
     found = validate(table(tmp_path, "instruction,output", lines[0] + ",more", "alone", *lines[1:]))

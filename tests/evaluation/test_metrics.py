@@ -55,6 +55,7 @@ def test_exact_match_ignores_outer_white_space_and_nothing_else():
         ('```{"a": 1}```', '{"a": 1}', False),
         ("007", "7", False),
         ("[" * 100_000, "[]", False),
+        ("1e99999999999999999999", "1", False),
     ],
 )
 def test_exact_match_compares_json_by_value(answer: str, reference: str, equal: bool):
