@@ -56,11 +56,8 @@ def test_kills_in_register_and_after_the_last_step_leave_nothing_for_ever(fresh,
     with_models = [path for path in usual.rglob("*") if path.suffix == ".safetensors" or "tuneline" in path.name]
     assert with_models == []
     assert fresh.versions("killed") == fresh.versions("killed-adapter") == [1]
-
-    fresh.finish(fresh.recipe("after"))
-    assert list(fresh.state.scratch.iterdir()) == []
-    assert list(fresh.state.root.rglob("*.partial")) == []
-    assert [path for path in fresh.state.root.rglob("*.lock") if path.name != "mlflow.db.lock"] == []
+    assert list(fresh.state.scratch.iterdir()) == list(fresh.state.locks.iterdir()) == []
+    assert [path for path in fresh.state.steps.rglob("*") if path.suffix in (".partial", ".lock")] == []
 
 
 def test_two_identical_retrains_at_once_both_end_well_and_tell_everything_once(fresh):
