@@ -38,7 +38,7 @@ def test_a_prefect_server_that_is_set_and_does_not_answer_is_broken(monkeypatch:
     with temporary_settings({PREFECT_API_URL: url}):
         found = next(doctor.servers(State(tmp_path)))
     assert (found.what, found.verdict) == ("Prefect", "broken")
-    assert "http://127.0.0.1:9/api" in found.found and "secret-1" not in found.found
+    assert "127.0.0.1:9/api" in found.found and "secret-1" not in found.found
 
 
 def test_a_state_folder_that_cannot_be_made_is_one_finding_among_others(monkeypatch, tmp_path) -> None:

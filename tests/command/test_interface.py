@@ -31,7 +31,7 @@ def test_servers_import_no_file_of_the_working_folder(command: list[str], tmp_pa
         (tmp_path / f"{name}.py").write_text(f"open({str(marker)!r}, 'w')\n")
     subprocess.run([*command, "--help"], cwd=tmp_path, check=True, capture_output=True)
     assert not marker.exists()
-    assert environment(State(tmp_path), 4200)["PYTHONSAFEPATH"] == "1"
+    assert environment(State(tmp_path), 4200, "tuneline:x")["PYTHONSAFEPATH"] == "1"
 
 
 def test_a_taken_port_is_passed_over() -> None:
