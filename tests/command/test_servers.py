@@ -116,6 +116,7 @@ def test_a_server_that_refuses_a_command_or_is_down_is_named_with_what_to_do(ser
         assert process.returncode == 1
         assert "ServiceUnavailable" in said and without_credentials(address) in said and advice in said
         assert "secret-1" not in said
+        assert not (tmp_path / "state" / "logs").exists(), "said before the flow's libraries are imported"
 
 
 @pytest.mark.parametrize("url", ["prefect:4200/api", "http://127.0.0.1:x/api", "ftp://127.0.0.1/api"])
