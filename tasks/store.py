@@ -3,71 +3,51 @@
 A step is built in `<kind>/<key>.partial` under a lock that dies with its process, its manifest is written last, and
 the folder is renamed into place. So a folder with its final name is whole; a partial one was interrupted, and its step
 may go on in it or start it anew.
+
+A manifest holds size and digest of every file, and a digest of itself. A step whose files hold something else counts
+as not there. What this machine has read is kept in `<key>.verified`, so that files which stay are read once.
 """
 
 import errno
-import hashlib
 import json
+import logging
+import os
 import shutil
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from functools import lru_cache
 from pathlib import Path
 from typing import Any, TypeVar
 
-from pydantic import BaseModel, ValidationError
+from pydantic import ValidationError
 
 from tasks.artifacts import StepRecord
+from tasks.digests import digest, files_digest, model_digest, plain, weights_digest
 from tasks.durable import write_text
 from tasks.errors import StateUnusable
+from tasks.file_digests import file_digest, known_digest, remembered
 from tasks.locks import DAY, locked
+
+__all__ = [
+    "MANIFEST",
+    "StepStore",
+    "digest",
+    "file_digest",
+    "files_digest",
+    "model_digest",
+    "read_step",
+    "weights_digest",
+    "writable",
+]
 
 Result = TypeVar("Result", bound=StepRecord)
 MANIFEST = "manifest.json"
+log = logging.getLogger("tuneline")
+_said: dict[Path, str] = {}
+"""What was warned of last for a folder: a step is looked for more than once."""
 
 
-def digest(value: Any) -> str:
-    """sha256 of a value's canonical JSON, 64 hex digits.
-
-    >>> digest({"b": 1, "a": [2, "x"]}) == digest({"a": (2, "x"), "b": 1})
-    True
-    """
-    text = json.dumps(value, sort_keys=True, ensure_ascii=False, separators=(",", ":"), default=_plain)
-    # A file name that is not UTF-8 comes with halves of surrogate pairs.
-    return hashlib.sha256(text.encode("utf-8", "surrogatepass")).hexdigest()
-
-
-def _plain(value: Any) -> Any:
-    if isinstance(value, BaseModel):
-        return value.model_dump(mode="json")
-    if isinstance(value, Path):
-        raise TypeError(f"{value}: a path is never part of a digest; give the digest of the bytes behind it")
-    raise TypeError(f"{type(value).__name__} has no canonical JSON")
-
-
-def file_digest(path: Path) -> str:
-    """sha256 of a file's bytes, 64 hex digits."""
-    with path.open("rb") as stream:
-        return hashlib.file_digest(stream, "sha256").hexdigest()
-
-
-def files_digest(files: Mapping[str, Path]) -> str:
-    """One digest for several files by name: names and bytes count, places do not."""
-    return digest({name: file_digest(path) for name, path in files.items()})
-
-
-def weights_digest(folder: Path) -> str:
-    """sha256 over the sha256 of each safetensors file in name order; half a second a gigabyte, once a process."""
-    files = sorted(folder.glob("*.safetensors"))
-    return _digest_of(tuple((path, path.stat().st_size, path.stat().st_mtime_ns) for path in files))
-
-
-@lru_cache(maxsize=64)
-def _digest_of(files: tuple[tuple[Path, int, int], ...]) -> str:
-    total = hashlib.sha256()
-    for path, _, _ in files:
-        total.update(bytes.fromhex(file_digest(path)))
-    return total.hexdigest()
+class _NotWhole(Exception):
+    """A finished step whose files are not those of its manifest; the text names the first such file."""
 
 
 class StepStore:
@@ -85,16 +65,25 @@ class StepStore:
         return digest({"kind": kind, **inputs})
 
     def find(self, kind: str, key: str, record: type[Result]) -> Result | None:
-        """The finished step of these inputs, or None; a folder whose files are gone or torn counts as not there."""
+        """The finished step of these inputs, or None; a folder whose files are gone or changed counts as not there."""
         folder = self.root / kind / key[:32]
         try:
-            manifest = json.loads((folder / MANIFEST).read_text("utf-8"))
-            if any((folder / name).stat().st_size != size for name, size in manifest["files"].items()):
-                return None
-            found = record.model_validate(manifest["record"])
-        except (OSError, ValueError, KeyError, ValidationError):
+            return read_step(folder, record) if folder.exists() else None
+        except StateUnusable as fault:
+            if _said.get(folder) != str(fault):
+                log.warning("%s", fault)
+            _said[folder] = str(fault)
             return None
-        return found.model_copy(update={"folder": folder, "reused": True})
+
+    def check(self, step: StepRecord, in_full: bool = False) -> None:
+        """Raise StateUnusable where a step in use is no longer what it was; with `in_full` every byte is read again."""
+        try:
+            if _whole(step.folder, in_full)["digest"] == step.digest:
+                return
+            problem = "it was made again with another result"
+        except _NotWhole as fault:
+            problem = str(fault)
+        raise StateUnusable(f"{step.folder}: {problem}. It changed while it was used; run again: it is made again.")
 
     def make(
         self,
@@ -104,11 +93,13 @@ class StepStore:
         build: Callable[[Path], Result],
         resumable: bool = False,
         still_true: Callable[[Result], bool] = lambda _: True,
+        uses: Sequence[StepRecord] = (),
     ) -> Result:
         """Find the step of these inputs, or build it: `build` fills the folder it is given and returns the record.
 
         With `resumable`, an interrupted build's folder is handed on as it was left; otherwise it starts empty. A found
-        step that is not `still_true` (what it made outside its folder is gone) is built anew.
+        step that is not `still_true` (what it made outside its folder is gone) is built anew. `uses` are the steps
+        whose files the build reads: raises StateUnusable where they changed before it or while it ran.
         """
         key = self.key(kind, inputs)
         if (found := self.find(kind, key, record)) and still_true(found):
@@ -123,14 +114,28 @@ class StepStore:
             partial.mkdir(parents=True, exist_ok=True)
             _write(partial / "inputs.json", dict(inputs))
             try:
+                for step in uses:
+                    self.check(step)
                 made = build(partial).model_copy(update={"key": key})
+                self._check_again(uses, partial)
                 self._finish(partial, folder, made)
             except BaseException:
                 # Only what a resumable build has begun is of use to the next one.
-                if not resumable or [path.name for path in partial.iterdir()] == ["inputs.json"]:
+                if partial.exists() and (
+                    not resumable or [path.name for path in partial.iterdir()] == ["inputs.json"]
+                ):
                     shutil.rmtree(partial, ignore_errors=True)
                 raise
         return made.model_copy(update={"folder": folder, "reused": False})
+
+    def _check_again(self, uses: Sequence[StepRecord], partial: Path) -> None:
+        """Look once more at what a step was made of; where it changed, nothing of the step may be gone on with."""
+        try:
+            for step in uses:
+                self.check(step)
+        except StateUnusable:
+            shutil.rmtree(partial)
+            raise
 
     @contextmanager
     def _lock(self, kind: str, key: str) -> Iterator[None]:
@@ -139,19 +144,91 @@ class StepStore:
             yield
 
     def _finish(self, partial: Path, folder: Path, made: StepRecord) -> None:
-        files = {
-            str(path.relative_to(partial)): path.stat().st_size for path in sorted(partial.rglob("*")) if path.is_file()
-        }
+        with remembered(_note(folder), partial):
+            files = {
+                name: {"size": path.stat().st_size, "sha256": _synced_digest(path)}
+                for name, path in _files(partial).items()
+            }
         content = {"record": made.model_dump(mode="json", exclude={"folder", "reused"}), "files": files}
-        _write(partial / MANIFEST, content)
-        # Renamed into place last: a folder under its final name is whole, and what stood there was torn.
+        _write(partial / MANIFEST, {**content, "digest": digest(content)})
+        # Renamed into place last: a folder under its final name is whole, and what stood there was not.
         if folder.exists():
+            _keep_marks(folder, partial, made)
             shutil.rmtree(folder)
         partial.rename(folder)
 
 
+def read_step(folder: Path, record: type[Result]) -> Result:
+    """The record of a finished step; raises StateUnusable where a file is not what its manifest says."""
+    try:
+        return record.model_validate(_whole(folder)).model_copy(update={"folder": folder, "reused": True})
+    except ValidationError:
+        problem = f"{MANIFEST} has the format of another version"
+    except _NotWhole as fault:
+        problem = str(fault)
+    raise StateUnusable(f"{folder}: {problem}; the step does not count, and is made again when a run needs it.")
+
+
+def _files(folder: Path) -> dict[str, Path]:
+    """A step's files by name, without the manifest and without marks, whose names begin with a dot."""
+    paths = (path for path in sorted(folder.rglob("*")) if path.is_file())
+    names = {path.relative_to(folder).as_posix(): path for path in paths}
+    return {name: path for name, path in names.items() if name != MANIFEST and not name.startswith(".")}
+
+
+def _keep_marks(folder: Path, again: Path, made: StepRecord) -> None:
+    """What was told of a step holds for the same result made again: told twice, its points would stand there twice."""
+    try:
+        same = json.loads((folder / MANIFEST).read_text("utf-8"))["record"]["digest"] == made.digest
+    except (OSError, ValueError, KeyError, TypeError):
+        return
+    if same:
+        for mark in folder.glob(".*"):
+            shutil.copy2(mark, again / mark.name)
+
+
+def _note(folder: Path) -> Path:
+    """Where this machine keeps what it has read of a step's files."""
+    return folder.with_name(f"{folder.name}.verified")
+
+
+def _whole(folder: Path, in_full: bool = False) -> dict[str, Any]:
+    """The record of a step whose files are all those of its manifest; raises _NotWhole."""
+    try:
+        content = json.loads((folder / MANIFEST).read_text("utf-8"))
+        record, recorded, own = content["record"], content["files"], content["digest"]
+    except KeyError as fault:
+        raise _NotWhole(f"{MANIFEST} has the format of another version (no {fault})") from fault
+    except (OSError, ValueError, TypeError) as fault:
+        raise _NotWhole(f"{MANIFEST} cannot be read ({type(fault).__name__})") from fault
+    if own != digest({"record": record, "files": recorded}):
+        raise _NotWhole(f"{MANIFEST} does not hold its own digest")
+    files = _files(folder)
+    if unequal := sorted(files.keys() ^ recorded.keys()):
+        raise _NotWhole(f"{unequal[0]} {'is gone' if unequal[0] in recorded else 'is not part of this step'}")
+    with remembered(_note(folder), folder):
+        for name, known in recorded.items():
+            try:
+                same = (
+                    files[name].stat().st_size == known["size"]
+                    and known_digest(files[name], again=in_full) == known["sha256"]
+                )
+            except OSError as fault:
+                raise _NotWhole(f"{name} cannot be read ({fault.strerror})") from fault
+            if not same:
+                raise _NotWhole(f"{name} does not hold its digest")
+    return dict(record)
+
+
+def _synced_digest(path: Path) -> str:
+    """The digest of a file that is on the disk: what a crash of the machine could still take back is not promised."""
+    with path.open("rb") as stream:
+        os.fsync(stream.fileno())
+    return known_digest(path)
+
+
 def _write(path: Path, content: Any) -> None:
-    write_text(path, json.dumps(content, ensure_ascii=False, indent=1, default=_plain))
+    write_text(path, json.dumps(content, ensure_ascii=False, indent=1, default=plain))
 
 
 @contextmanager
