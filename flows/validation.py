@@ -10,7 +10,7 @@ from rich.table import Table
 from rich.text import Text
 
 from tasks.artifacts import ValidatedDataset
-from tasks.data.dataset import UNITS, VERSION, source_digest, validate_sources
+from tasks.data.dataset import UNITS, dataset_inputs, source_digest, validate_sources
 from tasks.progress import tracked
 from tasks.recipe import Recipe
 from tasks.settings import State
@@ -24,14 +24,13 @@ def validate_data(recipe: Recipe, state: State) -> ValidatedDataset:
 
     Raises InvalidData where the data is refused.
     """
-    data = recipe.data.model_dump(mode="json")
-    inputs = {"version": VERSION, "sources": source_digest(recipe.data), "data": data, "seed": recipe.seed}
+    sources = source_digest(recipe.data)
 
     def build(folder: Path) -> ValidatedDataset:
         with tracked("validate", total=UNITS, unit="%") as advance:
-            return validate_sources(recipe.data, folder, recipe.seed, recipe.name, advance)
+            return validate_sources(recipe.data, folder, recipe.seed, recipe.name, advance, sources)
 
-    return StepStore(state.root).make("validations", inputs, ValidatedDataset, build)
+    return StepStore(state.root).make("validations", dataset_inputs(recipe, sources), ValidatedDataset, build)
 
 
 def validated(dataset: ValidatedDataset) -> RenderableType:

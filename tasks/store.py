@@ -121,9 +121,7 @@ class StepStore:
                 self._finish(partial, folder, made)
             except BaseException:
                 # Only what a resumable build has begun is of use to the next one.
-                if partial.exists() and (
-                    not resumable or [path.name for path in partial.iterdir()] == ["inputs.json"]
-                ):
+                if partial.exists() and (not resumable or [path.name for path in partial.iterdir()] == ["inputs.json"]):
                     shutil.rmtree(partial, ignore_errors=True)
                 raise
         return made.model_copy(update={"folder": folder, "reused": False})

@@ -3,7 +3,7 @@
 from typing import TYPE_CHECKING
 
 from tasks.artifacts import ValidatedDataset
-from tasks.data.dataset import SHOWN, UNITS, VERSION, source_digest, validate_sources
+from tasks.data.dataset import SHOWN, UNITS, dataset_inputs, validate_sources
 from tasks.pages import show, shown_progress
 from tasks.recipe import Recipe
 from tasks.retries import verb
@@ -13,25 +13,17 @@ from tasks.workplace import Workplace
 if TYPE_CHECKING:
     from tasks.registry.tracking import MlflowRun
 
-SOURCES = {"train", "validation", "test"}
-
 
 @verb(retries=2, retry_delay_seconds=[10, 60])
 def validate(recipe: Recipe, place: Workplace) -> ValidatedDataset:
     """Check every record and divide them by identity, or find the dataset these bytes already gave."""
-    inputs = {
-        "version": VERSION,
-        "sources": source_digest(recipe.data),
-        "recipe": recipe.data.model_dump(mode="json", exclude=SOURCES),
-        "name": recipe.name,
-        "seed": recipe.seed,
-    }
+    inputs = dataset_inputs(recipe, place.sources)
     with shown_progress(f"{recipe.name} validate", UNITS, "%") as meter:
         dataset = place.store.make(
             "validate",
             inputs,
             ValidatedDataset,
-            lambda folder: validate_sources(recipe.data, folder, recipe.seed, recipe.name, meter),
+            lambda folder: validate_sources(recipe.data, folder, recipe.seed, recipe.name, meter, place.sources),
         )
     place.run.once(dataset, lambda run: _tell(run, dataset))
     show(f"{recipe.name}-data", dataset.path("report.md").read_text("utf-8"), "What is in the data.")

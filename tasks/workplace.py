@@ -158,6 +158,8 @@ class Workplace:
     state: State
     store: StepStore
     run: ReleaseRun
+    sources: str
+    """Digest of the bytes that the recipe's sources held when this began; a dataset is made of these or of none."""
 
     @classmethod
     def open(cls, recipe: Recipe, source_digest: str, evaluated: str = "") -> "Workplace":
@@ -173,7 +175,7 @@ class Workplace:
             **({"tuneline.evaluated": evaluated} if evaluated else {}),
         }
         name = f"{evaluated or recipe.name} {key[:8]}"
-        return cls(here, StepStore(here.steps), ReleaseRun(here, key, name, tags, flat(told)))
+        return cls(here, StepStore(here.steps), ReleaseRun(here, key, name, tags, flat(told)), source_digest)
 
 
 def flat(value: Any, prefix: str = "") -> dict[str, Any]:

@@ -13,15 +13,15 @@ from tasks.data.records import Record, load_split, write_split
 from tasks.data.report import DataReport, markdown, sample
 from tasks.data.screening import Screened, Steps, screen
 from tasks.data.sources import ROLES, SplitRole, expand, source_digest
+from tasks.digests import files_digest
 from tasks.errors import InvalidData
 from tasks.escaping import printable
 from tasks.main_memory import free_main_memory, gigabytes
 from tasks.personal import KINDS, hidden
 from tasks.progress import Advance, silent
-from tasks.recipe import DataRecipe, PersonalData
-from tasks.store import files_digest
+from tasks.recipe import DataRecipe, PersonalData, Recipe
 
-__all__ = ["UNITS", "VERSION", "load_split", "source_digest", "validate_sources"]
+__all__ = ["UNITS", "VERSION", "dataset_inputs", "load_split", "source_digest", "validate_sources"]
 
 VERSION = 3
 """Raised where the same sources and the same recipe give other files."""
@@ -33,22 +33,42 @@ SHOWN = "shown"
 PERSONAL_CHECKS = {kind.check for kind in KINDS}
 
 
+def dataset_inputs(recipe: Recipe, sources: str) -> dict[str, Any]:
+    """What a validated dataset is found by: the bytes of its sources, by their digest, and how they are treated."""
+    return {
+        "version": VERSION,
+        "sources": sources,
+        "recipe": recipe.data.model_dump(mode="json", exclude={"train", "validation", "test"}),
+        "name": recipe.name,
+        "seed": recipe.seed,
+    }
+
+
 def validate_sources(
-    recipe: DataRecipe, folder: Path, seed: int, name: str, advance: Advance = silent
+    recipe: DataRecipe, folder: Path, seed: int, name: str, advance: Advance = silent, sources: str = ""
 ) -> ValidatedDataset:
     """Write the splits, the quarantine and the reports of a recipe's sources into a folder.
 
     Records lie in the order of their ids, so that neither the order of the sources nor that of their rows matters.
-    Raises InvalidData for sources that cannot be read, too many bad rows, a split without rows, or too little memory.
+    `sources` is the digest that the dataset is made for, taken now where it is empty. Raises InvalidData for sources
+    that hold other bytes when they are read, that cannot be read, too many bad rows, a split without rows, or too
+    little memory.
     """
     try:
-        return _validated(recipe, folder, seed, name, advance)
+        return _validated(recipe, folder, seed, name, advance, sources or source_digest(recipe))
     except MemoryError as fault:
         raise InvalidData(_out_of_memory(recipe)) from fault
 
 
-def _validated(recipe: DataRecipe, folder: Path, seed: int, name: str, advance: Advance) -> ValidatedDataset:
+def _validated(
+    recipe: DataRecipe, folder: Path, seed: int, name: str, advance: Advance, expected: str
+) -> ValidatedDataset:
     screened = screen(recipe, advance)
+    if screened.source_digest != expected:
+        raise InvalidData(
+            f"data: the sources changed before they were read: they hold {screened.source_digest[:12]}, and "
+            f"{expected[:12]} was to be read. Nothing is kept; run again when nobody writes to them."
+        )
     divided = _divide(screened, recipe, seed, advance)
     offences = screened.verdicts.offences
     for role in ROLES:
@@ -109,7 +129,7 @@ def _noun(
         sources=[printable(source) for source in (*recipe.train, *recipe.validation, *recipe.test)],
         rows={**{role: len(divided[role]) for role in ROLES}, "quarantine": len(screened.verdicts.offences)},
         findings={finding.check: finding.count for finding in findings},
-        source_digest=source_digest(recipe),
+        source_digest=screened.source_digest,
     )
 
 

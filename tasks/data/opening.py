@@ -1,7 +1,9 @@
 """A path in, its bytes as a stream out: unpacked within a bound, and named where they are no records at all."""
 
 import gzip
+import hashlib
 import io
+import os
 import re
 import stat
 import zlib
@@ -11,6 +13,7 @@ from pathlib import Path
 from typing import Any, BinaryIO, NamedTuple, cast
 
 from tasks.errors import InvalidData
+from tasks.file_digests import Stamp
 from tasks.main_memory import free_main_memory, gigabytes
 
 GZIP = b"\x1f\x8b"
@@ -61,21 +64,33 @@ KINDS = (
 )
 
 
-@contextmanager
-def opened(path: Path) -> Iterator[BinaryIO]:
-    """The bytes of a file, unpacked where it is gzip.
+class OpenSource(NamedTuple):
+    """An open source file: its bytes, unpacked where it is gzip, and sha256 of them as they lie on the disk."""
 
-    Raises InvalidData for a file that cannot be read, is empty, torn, too large for the memory, or of a kind that holds
-    no records; what it holds is never part of the message.
+    stream: BinaryIO
+    fingerprint: str
+
+
+@contextmanager
+def opened(path: Path, fingerprint: bool = True) -> Iterator[OpenSource]:
+    """Open a source file; its fingerprint costs one more reading, and is empty where it is not wanted.
+
+    Raises InvalidData for a file that cannot be read, is empty, torn, too large for the memory, of a kind that holds no
+    records, or, with a fingerprint, written to while it was read; what it holds is never part of the message.
     """
     try:
         with path.open("rb") as raw:
             size = path.stat().st_size
             if size == 0:
                 raise InvalidData(f"{path}: the file is empty; fill it or take it out of the recipe.")
+            stamp = Stamp.of(os.fstat(raw.fileno()))
+            content = hashlib.file_digest(raw, "sha256").hexdigest() if fingerprint else ""
+            raw.seek(0)
             stream = _unpacked(raw, path, size) if raw.read(2) == GZIP else _plain(raw, path, size)
             _refuse_other_kinds(stream, path)
-            yield stream
+            yield OpenSource(stream, content)
+            if fingerprint and Stamp.of(os.fstat(raw.fileno())) != stamp:
+                raise InvalidData(f"{path}: the file changed while it was read; run again when nobody writes to it.")
     except (gzip.BadGzipFile, EOFError, zlib.error) as fault:
         raise InvalidData(f"{path}: the gzip file is damaged or cut off ({fault}); fetch it again.") from fault
     except OSError as fault:

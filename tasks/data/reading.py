@@ -11,7 +11,7 @@ from tasks.data.columnar import BATCH, parquet, stored_size, table_rows
 from tasks.data.delimited import delimited
 from tasks.data.opening import first_byte, opened
 from tasks.data.rows import LONGEST_LINE, Row, Rows, row_of, too_long
-from tasks.data.sources import HubDataset, Source, hub_revision, unreachable
+from tasks.data.sources import HubDataset, Source, hub_revision, pinned, unreachable
 from tasks.errors import InvalidData
 from tasks.escaping import printable
 from tasks.main_memory import MemoryWatch, free_main_memory, gigabytes
@@ -37,7 +37,8 @@ def read(source: Source, columns: Collection[str] = ()) -> Rows:
 
 def unpacked_size(path: Path, most: int) -> int:
     """Bytes that a file holds unpacked, at least; counting ends beyond `most`. Raises InvalidData as `read` does."""
-    with opened(path) as stream:
+    with opened(path, fingerprint=False) as source:
+        stream = source.stream
         if stream.read(4) == PARQUET:
             stream.seek(0)
             return stored_size(stream, printable(path.name))
@@ -59,28 +60,32 @@ def _read_hub(source: HubDataset, columns: Collection[str]) -> Rows:
     wanted = [name for name in table.column_names if name in columns] or table.column_names
     unread = tuple(name for name in table.column_names if name not in wanted)
     batches = table.select_columns(wanted).with_format("arrow").iter(batch_size=BATCH)
-    return Rows(str(source), "hub dataset", "UTF-8", table_rows(batches, str(source)), unread)
+    return Rows(str(source), "hub dataset", "UTF-8", table_rows(batches, str(source)), unread, pinned(source, revision))
 
 
 def _read_file(path: Path, columns: Collection[str]) -> Rows:
+    with opened(path) as source:
+        return _read_stream(source.stream, path, columns)._replace(fingerprint=source.fingerprint)
+
+
+def _read_stream(stream: BinaryIO, path: Path, columns: Collection[str]) -> Rows:
     name = printable(path.name)
-    with opened(path) as stream:
-        if stream.read(4) == PARQUET:
-            stream.seek(0)
-            return parquet(stream, name, columns)
+    if stream.read(4) == PARQUET:
         stream.seek(0)
-        known = encoding.detect(stream, name)
-        stream.seek(0)
-        plain = path.name.lower().removesuffix(".gz")
-        first = _first_line(stream, known, name)
-        stream.seek(0)
-        if not plain.endswith((".csv", ".tsv")):
-            return _json(stream, known, name, first)
-        if _is_json(first) or first in ("[", "{"):
-            kind = "JSON" if first in ("[", "{") else "JSON lines"
-            raise InvalidData(f"{name}: this is {kind}, not CSV; give it a name that ends in .jsonl or .json.")
-        tab = plain.endswith(".tsv")
-        return Rows(name, "TSV" if tab else "CSV", known.label, delimited(stream, known, name, tab))
+        return parquet(stream, name, columns)
+    stream.seek(0)
+    known = encoding.detect(stream, name)
+    stream.seek(0)
+    plain = path.name.lower().removesuffix(".gz")
+    first = _first_line(stream, known, name)
+    stream.seek(0)
+    if not plain.endswith((".csv", ".tsv")):
+        return _json(stream, known, name, first)
+    if _is_json(first) or first in ("[", "{"):
+        kind = "JSON" if first in ("[", "{") else "JSON lines"
+        raise InvalidData(f"{name}: this is {kind}, not CSV; give it a name that ends in .jsonl or .json.")
+    tab = plain.endswith(".tsv")
+    return Rows(name, "TSV" if tab else "CSV", known.label, delimited(stream, known, name, tab))
 
 
 def _json(stream: BinaryIO, known: encoding.Encoding, name: str, first: str) -> Rows:

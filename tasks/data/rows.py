@@ -31,6 +31,8 @@ class Rows(NamedTuple):
     rows: list[Row]
     unread: tuple[str, ...] = ()
     """Columns that the file has and that were not read."""
+    fingerprint: str = ""
+    """Digest of the bytes that were read, or a hub dataset with its commit: what `source_digest` counts it by."""
 
 
 def row_of(source: str, values: Any) -> Row:

@@ -14,7 +14,7 @@ from tasks.data.encoding import GB18030
 from tasks.data.reading import read
 from tasks.data.records import Message, Record
 from tasks.data.rows import Row
-from tasks.data.sources import ROLES, Source, SplitRole, expand
+from tasks.data.sources import ROLES, Source, SplitRole, combined, expand
 from tasks.errors import InvalidData
 from tasks.main_memory import MemoryWatch
 from tasks.progress import Advance
@@ -35,6 +35,7 @@ class SourceSummary(BaseModel):
     format: str
     rows: int
     unused_columns: list[str]
+    fingerprint: str
 
 
 class Verdicts:
@@ -85,6 +86,11 @@ class Screened(NamedTuple):
     verdicts: Verdicts
     sources: list[SourceSummary]
     rows_read: int
+
+    @property
+    def source_digest(self) -> str:
+        """The digest of the bytes that were read, as `sources.source_digest` gives it."""
+        return combined({role: [each.fingerprint for each in self.sources if each.role == role] for role in ROLES})
 
 
 def screen(recipe: DataRecipe, advance: Advance) -> Screened:
@@ -162,6 +168,7 @@ def _entries(
         format=str(chosen),
         rows=len(found.rows),
         unused_columns=formats.unused_columns(values, found.unread, chosen, recipe),
+        fingerprint=found.fingerprint,
     )
     return summary, entries
 

@@ -3,15 +3,16 @@
 import difflib
 import re
 import stat
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from glob import has_magic
 from pathlib import Path
 from typing import Literal, NamedTuple
 
+from tasks.digests import digest
 from tasks.errors import InvalidData
 from tasks.escaping import listed
+from tasks.file_digests import file_digest
 from tasks.recipe import DataRecipe
-from tasks.store import digest, file_digest
 
 SplitRole = Literal["train", "validation", "test"]
 ROLES: tuple[SplitRole, ...] = ("train", "validation", "test")
@@ -91,13 +92,21 @@ def source_digest(recipe: DataRecipe) -> str:
     A hub dataset counts with its name, split and the revision the hub answers with. Raises InvalidData when a source is
     missing or the hub cannot be asked.
     """
-    return digest({role: sorted(map(_fingerprint, sources)) for role, sources in expand(recipe).items()})
+    return combined({role: list(map(_fingerprint, sources)) for role, sources in expand(recipe).items()})
+
+
+def combined(fingerprints: Mapping[SplitRole, Sequence[str]]) -> str:
+    """One digest for all sources by role, from the digest of a file's bytes each, or what `pinned` gives."""
+    return digest({role: sorted(each) for role, each in fingerprints.items()})
 
 
 def _fingerprint(source: Source) -> str:
-    if isinstance(source, Path):
-        return file_digest(source)
-    return f"{source}@{hub_revision(source)}"
+    return file_digest(source) if isinstance(source, Path) else pinned(source, hub_revision(source))
+
+
+def pinned(source: HubDataset, revision: str) -> str:
+    """A hub dataset with the commit that is read."""
+    return f"{source}@{revision}"
 
 
 def hub_revision(source: HubDataset) -> str:

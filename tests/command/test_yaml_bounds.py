@@ -83,7 +83,9 @@ def test_the_value_of_an_option_is_read_within_the_same_bounds(tmp_path, value, 
 
 def test_a_key_that_is_there_twice_is_refused_in_a_policy_too_with_both_lines(tmp_path):
     path = written(
-        tmp_path, "policy.yaml", "better_than_base: {}\nmin_rows: 1000000\nslices: {min_rows: 30, min_rows: 1}\nmin_rows: 1\n"
+        tmp_path,
+        "policy.yaml",
+        "better_than_base: {}\nmin_rows: 1000000\nslices: {min_rows: 30, min_rows: 1}\nmin_rows: 1\n",
     )
     with pytest.raises(InvalidRecipe) as refused:
         policy.load(path)
