@@ -56,13 +56,13 @@ def export_version(
     from tasks.evidence import evidence_for
     from tasks.modeling import exporting
     from tasks.modeling.origin import origin_of
-    from tasks.registry import lookup, versions
+    from tasks.registry import contents, lookup, versions
 
     uri = here.tracking_uri
     found = existing(name, version, uri) if version else lookup.named(uri, name, alias)
-    whole = versions.version_folder(uri, name, found.version, here.root / "cache")
+    whole = versions.checked_folder(uri, name, found.version, here.root / "cache")
     files = {path.name: path for path in (whole / "artifacts").glob("*") if path.is_file()}
-    source = versions.weights_in(whole)
+    source = contents.weights_in(whole)
     if found.tags.get("kind") == "adapter":
         raise WorkRefused(f"export: {name}/{found.version} {_why_adapter(found, files)}")
     system = origin_of(source).get("system", "")

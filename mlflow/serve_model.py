@@ -5,10 +5,11 @@ transformers and, for an adapter, peft. `model_config` may hold `system` (a defa
 adapter, `base_model` (a folder, a `models:/` address, or `<hub id>@<revision>`) with `base_digest`, and `quantisation`
 where the adapter was trained on a quantised base (this needs bitsandbytes). `trust_remote_code` is true where the
 recipe trusted the Python that came with its base, which lies in the version too. $BASE_MODEL says where the base lies
-on another machine; other weights than the adapter was trained on are refused.
+on another machine; another base than the adapter was trained on is refused, be it by weights, config or tokenizer.
 """
 
 import hashlib
+import json
 import os
 from pathlib import Path
 
@@ -17,6 +18,10 @@ from mlflow.models import set_model
 from mlflow.pyfunc import PythonModel
 
 BATCH_ROWS = 64
+BASE_FILES = (
+    "*.safetensors", "*.json", "*.jinja", "*.model", "*.txt", "*.codes", "*.tokenizer", "*.tiktoken", "*.py"
+)  # fmt: skip
+BASE_TEMPLATES = "additional_chat_templates/*.jinja"
 
 
 class AnswersInstructions(PythonModel):
@@ -184,27 +189,35 @@ def base_folder(base_model, base_digest):
         from huggingface_hub import snapshot_download
 
         name, _, revision = where.partition("@")
-        patterns = ["*.safetensors", "*.json", "*.py"]
-        root = Path(snapshot_download(name, revision=revision or None, allow_patterns=patterns))
+        snapshot_download(name, revision=revision or None, allow_patterns=BASE_TEMPLATES)
+        # To the hub a star stands for slashes too.
+        files = {"allow_patterns": list(BASE_FILES), "ignore_patterns": "*/*"}
+        root = Path(snapshot_download(name, revision=revision or None, **files))
     configs = [root / "config.json", *sorted(root.glob("artifacts/*/config.json"))]
     folder = next((config.parent for config in configs if config.exists()), None)
     if folder is None:
         raise ValueError(f"{where}: no model folder there (no config.json).")
-    found = weights_digest(folder)
+    found = model_digest(folder)
     if found != base_digest:
         raise ValueError(
-            f"{where}: not the base weights this adapter was trained on: their digest is {found}, wanted {base_digest}."
+            f"{where}: not the base this adapter was trained on: its digest is {found}, expected {base_digest}. "
+            "Weights, config, generation config, tokenizer and templates count."
         )
     return str(folder)
 
 
-def weights_digest(folder):
-    """sha256 over the sha256 of each safetensors file, in the order of their names."""
-    total = hashlib.sha256()
-    for path in sorted(Path(folder).glob("*.safetensors")):
-        with path.open("rb") as stream:
-            total.update(hashlib.file_digest(stream, "sha256").digest())
-    return total.hexdigest()
+def model_digest(folder):
+    """Digest of everything at a folder's top level that loading may read, by name: `digests.model_digest` again."""
+    digests = {}
+    for pattern in (*BASE_FILES, BASE_TEMPLATES):
+        for path in Path(folder).glob(pattern):
+            if path.is_file():
+                with path.open("rb") as stream:
+                    digests[path.relative_to(folder).as_posix()] = hashlib.file_digest(stream, "sha256").hexdigest()
+    if not any(name.endswith(".safetensors") for name in digests):
+        raise ValueError(f"{folder}: no weights (*.safetensors).")
+    text = json.dumps(digests, sort_keys=True, ensure_ascii=False, separators=(",", ":"))
+    return hashlib.sha256(text.encode()).hexdigest()
 
 
 set_model(AnswersInstructions())

@@ -2,19 +2,20 @@
 
 import json
 import time
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
 from tasks.artifacts import TokenizedDataset, TrainedWeights
 from tasks.bases import REGISTRY, folder_at, version_at
+from tasks.digests import model_digest, unchanged
 from tasks.errors import InvalidRecipe
 from tasks.modeling.adapter_files import check_plain_lora
 from tasks.modeling.base_model import BaseModelFolder
-from tasks.modeling.origin import ADAPTER_CONFIG, ORIGIN, bound_digest, is_adapter
+from tasks.modeling.origin import ADAPTER_CONFIG, is_adapter
 from tasks.recipe import Recipe
 from tasks.recipe_methods import CombineMethod
 from tasks.settings import State
-from tasks.store import file_digest, weights_digest
 from tasks.workplace import Workplace
 
 PARTS = "parts.json"
@@ -47,20 +48,21 @@ def _folder(address: str, state: State) -> Path:
     return folder
 
 
-def identity(folders: list[Path]) -> list[list[str]]:
+def identity(folders: list[Path]) -> list[str]:
     """What tells adapters apart, wherever they lie: digests of weights, configuration and what they are bound to."""
-    return [[weights_digest(at), file_digest(at / ADAPTER_CONFIG), file_digest(at / ORIGIN)] for at in folders]
+    return [model_digest(folder) for folder in folders]
 
 
 def combined(
     folder: Path,
     folders: list[Path],
+    contents: list[str],
     tokenized: TokenizedDataset,
     base: BaseModelFolder,
     origin: dict[str, Any],
     recipe: Recipe,
 ) -> TrainedWeights:
-    """Put the adapters together into `weights/`: what a training leaves, without one."""
+    """Put the adapters together into `weights/`: what a training leaves, without one; `contents` is their identity."""
     from tasks.modeling.combining import combine
 
     method = recipe.training.method
@@ -69,11 +71,14 @@ def combined(
     tokenizer = tokenized.path("tokenizer")
     trust = recipe.base.trust_remote_code
     target = folder / "weights"
-    moved = combine(base.folder, folders, method, origin, target, recipe.seed, tokenizer, trust)
-    parts = {"adapters": dict(zip(method.adapters, identity(folders), strict=True)), "method": method.model_dump()}
+    with ExitStack() as reading:
+        for path, content in [(base.folder, base.digest), *zip(folders, contents, strict=True)]:
+            reading.enter_context(unchanged(path, content))
+        moved = combine(base.folder, folders, method, origin, target, recipe.seed, tokenizer, trust)
+    parts = {"adapters": dict(zip(method.adapters, contents, strict=True)), "method": method.model_dump()}
     (folder / PARTS).write_text(json.dumps(parts, indent=1), "utf-8")
     return TrainedWeights(
-        digest=bound_digest(target),
+        digest=model_digest(target),
         method=method.type,
         kind="adapter",
         base_digest=base.digest,

@@ -201,6 +201,9 @@ class ModelVersions(StepRecord):
     version: int
     adapter_name: str = ""
     adapter_version: int = 0
+    base_address: str = Field(
+        "", description="`models:/name/version` of the base that the adapter names, if it has one."
+    )
     mlflow_run_id: str
     tracking_uri: str
 

@@ -2,15 +2,18 @@
 
 import time
 from collections.abc import Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from tasks.artifacts import GivenAnswers, TokenizedDataset, Who
+from tasks.artifacts import GivenAnswers, StepRecord, TokenizedDataset, Who
 from tasks.data.dataset import load_split
 from tasks.data.tokenisation import messages_of
+from tasks.digests import unchanged
 from tasks.errors import InvalidData
 from tasks.evaluation.suites import Answer, Suite, SuiteRow
+from tasks.file_digests import file_digest
 from tasks.modeling import generation
 from tasks.modeling.loading import let_go, load_model, prove_live, stop_ids
 from tasks.modeling.model_files import check_code
@@ -19,10 +22,9 @@ from tasks.pages import shown_progress
 from tasks.progress import Advance
 from tasks.prompts import IGNORED, PromptRenderer
 from tasks.recipe import EvaluationRecipe, PromptRecipe, Recipe
-from tasks.store import file_digest
 from tasks.workplace import Workplace
 
-VERSION = 1
+VERSION = 2
 
 
 @dataclass(frozen=True)
@@ -38,9 +40,18 @@ class Asked:
     template_digest: str
     system: str
     trust_remote_code: bool = False
+    uses: tuple[StepRecord, ...] = ()
+    """The steps of this flow run whose files are read."""
 
     def load(self) -> tuple[Any, PromptRenderer]:
-        """The model and the renderer of its prompts."""
+        """The model and the renderer of its prompts; raises InvalidBaseModel where its files change meanwhile."""
+        with ExitStack() as reading:
+            reading.enter_context(unchanged(self.base, self.base_digest))
+            if self.weights:
+                reading.enter_context(unchanged(self.weights, self.digest))
+            return self._load()
+
+    def _load(self) -> tuple[Any, PromptRenderer]:
         from transformers import AutoTokenizer
 
         folder = self.weights if self.weights and not is_adapter(self.weights) else self.base
@@ -62,6 +73,7 @@ def the_base(base: Path, tokenized: TokenizedDataset, system: str, trust_remote_
         tokenized.template_digest,
         system,
         trust_remote_code,
+        (tokenized,),
     )
 
 
@@ -113,7 +125,11 @@ def answers_of(asked: Asked, suite: Suite, rows_digest: str, recipe: Recipe, pla
     }
     with shown_progress(f"{recipe.name} evaluate {asked.who}", len(suite.rows), "rows") as meter:
         return place.store.make(
-            "answers", inputs, GivenAnswers, lambda folder: _ask(folder, asked, suite, settings, meter)
+            "answers",
+            inputs,
+            GivenAnswers,
+            lambda folder: _ask(folder, asked, suite, settings, meter),
+            uses=asked.uses,
         )
 
 

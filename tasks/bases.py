@@ -77,7 +77,7 @@ def same_base(recipe: BaseModelRecipe, tokenized: TokenizedDataset, place: Workp
     base = base_of(recipe, place)
     if base.digest != tokenized.base_digest:
         raise InvalidBaseModel(
-            f"base.model: {recipe.model} changed while this ran: weights {base.digest}, but the data was tokenised "
-            f"for {tokenized.base_digest}. Start again."
+            f"base.model: {recipe.model} changed while this ran: its digest is {base.digest}, but the data was "
+            f"tokenised for {tokenized.base_digest}. Start again."
         )
     return base

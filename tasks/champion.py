@@ -3,13 +3,12 @@
 from dataclasses import dataclass
 from pathlib import Path
 
-from tasks.durable import write_text
 from tasks.errors import UnknownVersion
 from tasks.modeling.base_model import resolve
 from tasks.modeling.origin import is_adapter, origin_of
 from tasks.recipe import BaseModelRecipe
 from tasks.registry import lookup
-from tasks.store import digest, writable
+from tasks.registry.contents import wanted_digest
 from tasks.workplace import Workplace
 
 
@@ -87,8 +86,9 @@ def label(version: lookup.Version | None) -> str:
 
 def _model(found: lookup.Version, place: Workplace, trust_remote_code: bool) -> RegisteredModel:
     folder = folder_of(found.name, found.version, place)
-    model, weights, base_digest = (found.tags.get(tag, "") for tag in ("model", "weights", "base"))
+    weights, base_digest = (found.tags.get(tag, "") for tag in ("weights", "base"))
     base = _base_of(folder, found, place, trust_remote_code) if is_adapter(folder) else None
+    model = wanted_digest(found.tags)
     return RegisteredModel(found.name, found.version, folder, model, weights, base_digest, base)
 
 
@@ -97,7 +97,7 @@ def _base_of(folder: Path, found: lookup.Version, place: Workplace, trust_remote
     from tasks.registry import versions
 
     uri, cache = place.state.tracking_uri, place.state.root / "cache"
-    address = versions.base_address(versions.version_folder(uri, found.name, found.version, cache))
+    address = versions.base_address(versions.checked_folder(uri, found.name, found.version, cache))
     if address.startswith("models:/"):
         return versions.base_folder(address, uri, cache)
     origin = origin_of(folder)
@@ -108,27 +108,7 @@ def _base_of(folder: Path, found: lookup.Version, place: Workplace, trust_remote
 
 
 def folder_of(name: str, version: int, place: Workplace) -> Path:
-    """A version's model folder, found by its note or through the registry, which takes seconds to import."""
-    uri = place.state.tracking_uri
-    note = place.state.root / "cache" / "places" / f"{name}-{version}-{digest(uri)[:12]}"
-    if (known := _noted(note)) and _holds_model(known):
-        return known
+    """A version's model folder, with the bytes that were registered."""
     from tasks.registry import versions
 
-    folder = versions.model_folder(uri, name, version, place.state.root / "cache")
-    with writable(note.parent):
-        write_text(note, str(folder))
-    return folder
-
-
-def _noted(note: Path) -> Path | None:
-    """The folder in a note; a torn note names none, since a relative path would lead into the working folder."""
-    try:
-        text = note.read_text("utf-8")
-    except (OSError, ValueError):
-        return None
-    return Path(text) if text.startswith("/") and "\0" not in text else None
-
-
-def _holds_model(folder: Path) -> bool:
-    return is_adapter(folder) or (folder / "config.json").is_file()
+    return versions.model_folder(place.state.tracking_uri, name, version, place.state.root / "cache")

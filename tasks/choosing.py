@@ -5,26 +5,29 @@ from pathlib import Path
 from typing import Any
 
 from tasks.artifacts import ChosenMethod
+from tasks.bases import described
+from tasks.digests import describing_digest, digest
 from tasks.planning import resolved
 from tasks.recipe import Recipe
 from tasks.recipe_methods import AutoMethod
 from tasks.settings import State
-from tasks.store import StepStore, digest
+from tasks.store import StepStore
 from tasks.workplace import SOURCES
 
-VERSION = 1
+VERSION = 2
 
 
 def with_method(recipe: Recipe, state: State) -> Recipe:
     """The recipe with `method: auto` replaced; any other recipe as it is.
 
-    What was chosen is kept, and holds for the same recipe on the same machine: what is free changes from minute to
-    minute, and a run on unchanged data shall find its steps. Raises InvalidRecipe where no method fits.
+    What was chosen is kept for the recipe, its base and this machine: what is free changes from minute to minute, and a
+    run on unchanged data shall find its steps. Raises InvalidRecipe where no method fits.
     """
     if not isinstance(recipe.training.method, AutoMethod):
         return recipe
     told = recipe.model_dump(mode="json", exclude={"promotion": True, "data": SOURCES})
-    inputs = {"version": VERSION, "recipe": told, "machine": _machine()}
+    base = describing_digest(described(recipe.base, state))
+    inputs = {"version": VERSION, "recipe": told, "base": base, "machine": _machine()}
 
     def build(_: Path) -> ChosenMethod:
         method = resolved(recipe).training.method

@@ -7,13 +7,13 @@ from tasks.artifacts import EvaluationReport, GivenAnswers, TokenizedDataset, Tr
 from tasks.asking import Asked, answers_of, read_answers, registered, suite_of, the_base
 from tasks.bases import same_base
 from tasks.champion import RegisteredModel, champion_of, version_of
+from tasks.digests import digest, holds
 from tasks.errors import InvalidBaseModel
 from tasks.evaluation import comparison, report, scoring
 from tasks.evaluation.suites import Answer, Suite
 from tasks.pages import show
 from tasks.recipe import MetricName, Recipe
 from tasks.retries import verb
-from tasks.store import digest
 from tasks.workplace import Workplace
 
 if TYPE_CHECKING:
@@ -41,6 +41,7 @@ def evaluate(
         tokenized.template_digest,
         recipe.prompt.system,
         recipe.base.trust_remote_code,
+        (weights,),
     )
     trust = recipe.base.trust_remote_code
     champion = champion_of(recipe.name, weights.digest, place, trust)
@@ -57,9 +58,9 @@ def evaluate_registered(
     trust = recipe.base.trust_remote_code
     plain = the_base(base.folder, tokenized, recipe.prompt.system, trust)
     asked = version_of(recipe.name, version, place, trust)
-    if asked.base != base.digest:
+    if not holds(base.folder, asked.base):
         raise InvalidBaseModel(
-            f"base.model: {recipe.base.model} has the weights {base.digest}, but {asked.label} was trained from "
+            f"base.model: {recipe.base.model} has the digest {base.digest}, but {asked.label} was trained from "
             f"{asked.base}; name that base in the recipe."
         )
     champion = champion_of(recipe.name, asked.weights, place, trust)
@@ -91,7 +92,11 @@ def report_on(
         "seed": recipe.seed,
     }
     made = place.store.make(
-        "evaluate", inputs, EvaluationReport, lambda folder: _build(folder, suite, given, champion, recipe)
+        "evaluate",
+        inputs,
+        EvaluationReport,
+        lambda folder: _build(folder, suite, given, champion, recipe),
+        uses=[dataset, *given.values()],
     )
     place.run.once(made, lambda run: _tell(run, made))
     show(f"{recipe.name}-evaluation", made.path("report.md").read_text("utf-8"), "Base, candidate and champion.")

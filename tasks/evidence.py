@@ -14,13 +14,14 @@ from pydantic import ValidationError
 from tasks.artifacts import EvaluationReport, MergedModel, ModelVersions, Parity, StepRecord
 from tasks.champion import existing, label, to_beat
 from tasks.credentials import without_credentials
+from tasks.digests import model_digest
 from tasks.errors import WorkRefused
 from tasks.evaluation.consistency import contradictions
 from tasks.evaluation.report import report_digest
-from tasks.modeling.origin import ORIGIN, bound_digest
 from tasks.registry import lookup, tracking
+from tasks.registry.contents import wanted_digest
 from tasks.settings import State
-from tasks.store import MANIFEST, StepStore, digest, weights_digest
+from tasks.store import MANIFEST, StepStore, digest
 
 ASKED_ROWS = 2
 HERE = "the steps of this machine"
@@ -89,8 +90,9 @@ def verified_digests(found: lookup.Version, state: State) -> set[str]:
     digests = set()
     for name, number in ((found.name, found.version), adapter_of(found)):
         if name:
+            version = existing(name, number, state.tracking_uri)
             folder = versions.model_folder(state.tracking_uri, name, number, state.root / "cache")
-            digests |= {weights_digest(folder), *([bound_digest(folder)] if (folder / ORIGIN).is_file() else [])}
+            digests |= {model_digest(folder), wanted_digest(version.tags)}
     for tag in ("model", "weights"):
         if found.tags.get(tag) not in digests:
             raise WorkRefused(

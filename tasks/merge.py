@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 from tasks.artifacts import MergedModel, TokenizedDataset, TrainedWeights, ValidatedDataset
 from tasks.asking import suite_of
 from tasks.bases import same_base
+from tasks.digests import digest, model_digest, unchanged
 from tasks.evaluation import scoring
 from tasks.evaluation.suites import Answer, Suite
 from tasks.merge_table import markdown, parquet
@@ -21,13 +22,12 @@ from tasks.progress import Advance
 from tasks.prompts import PromptRenderer
 from tasks.recipe import PromptRecipe, Recipe
 from tasks.retries import verb
-from tasks.store import digest, weights_digest
 from tasks.workplace import Workplace
 
 if TYPE_CHECKING:
     from tasks.registry.tracking import MlflowRun
 
-VERSION = 2
+VERSION = 3
 TABLE = "candidates.parquet"
 log = logging.getLogger("tuneline")
 
@@ -54,9 +54,10 @@ def merge(
         def build(folder: Path) -> MergedModel:
             if not folded:
                 return _as_it_is(folder, weights, weights.not_merged)
-            return _merged(folder, weights, adapter, questions(weights, base, dataset, recipe, meter), recipe)
+            with unchanged(base.folder, base.digest):
+                return _merged(folder, weights, adapter, questions(weights, base, dataset, recipe, meter), recipe)
 
-        made = place.store.make("merge", inputs, MergedModel, build)
+        made = place.store.make("merge", inputs, MergedModel, build, uses=[weights, dataset])
     if made.candidates:
         place.run.once(made, lambda run: _tell(run, made))
         show(f"{recipe.name}-merge", f"# Merge\n\n{markdown(made)}\n", "Ways of folding the adapter, measured.")
@@ -67,11 +68,11 @@ def _as_it_is(folder: Path, weights: TrainedWeights, reason: str) -> MergedModel
     """The same bytes under another name: a copy only where the file system has no links."""
     target = folder / "model"
     shutil.copytree(weights.path("weights"), target, copy_function=_link)
-    model_digest = weights_digest(target)
+    content = model_digest(target)
     return MergedModel(
-        digest=digest([model_digest, weights.digest]),
+        digest=digest([content, weights.digest]),
         kind=weights.kind,
-        model_digest=model_digest,
+        model_digest=content,
         parity=None,
         reason=reason,
     )
@@ -100,11 +101,11 @@ def _merged(
         log.warning("merge: the adapter stays an adapter, on the base it was trained on: %s", reason)
         made = _as_it_is(folder, weights, reason)
     else:
-        model_digest = weights_digest(target)
+        content = model_digest(target)
         made = MergedModel(
-            digest=digest([model_digest, weights.digest]),
+            digest=digest([content, weights.digest]),
             kind="merged",
-            model_digest=model_digest,
+            model_digest=content,
             parity=best.parity,
             rule=best.rule,
         )

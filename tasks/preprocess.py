@@ -8,6 +8,8 @@ from tasks.bases import base_of
 from tasks.data import masks
 from tasks.data.dataset import load_split
 from tasks.data.tokenisation import TokenisedSplit, tokenise, write_split
+from tasks.digests import digest, unchanged
+from tasks.file_digests import file_digest
 from tasks.modeling.base_model import BaseModelFolder
 from tasks.modeling.loading import stop_ids
 from tasks.pages import show, shown_progress
@@ -15,7 +17,6 @@ from tasks.progress import Advance
 from tasks.prompts import PromptRenderer
 from tasks.recipe import PromptRecipe, Recipe
 from tasks.retries import verb
-from tasks.store import digest, file_digest
 from tasks.workplace import Workplace
 
 if TYPE_CHECKING:
@@ -36,9 +37,12 @@ def preprocess(dataset: ValidatedDataset, recipe: Recipe, place: Workplace) -> T
         "recipe": recipe.prompt,
     }
     with shown_progress(f"{recipe.name} preprocess", sum(dataset.rows[split] for split in SPLITS), "records") as meter:
-        tokenized = place.store.make(
-            "preprocess", inputs, TokenizedDataset, lambda folder: _build(folder, dataset, base, recipe, meter)
-        )
+
+        def build(folder: Path) -> TokenizedDataset:
+            with unchanged(base.folder, base.digest):
+                return _build(folder, dataset, base, recipe, meter)
+
+        tokenized = place.store.make("preprocess", inputs, TokenizedDataset, build, uses=[dataset])
     place.run.once(tokenized, lambda run: _tell(run, tokenized))
     show(f"{recipe.name}-masks", tokenized.path("masks.md").read_text("utf-8"), "Which tokens are trained.")
     return tokenized

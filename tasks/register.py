@@ -12,20 +12,20 @@ from tasks.artifacts import (
     TrainedWeights,
     ValidatedDataset,
 )
-from tasks.bases import same_base
+from tasks.bases import REGISTRY, parsed, same_base
 from tasks.credentials import without_credentials
+from tasks.digests import digest
 from tasks.modeling.base_model import BaseModelFolder
 from tasks.modeling.origin import origin_of
 from tasks.recipe import Recipe
 from tasks.registry import lookup
 from tasks.retries import verb
-from tasks.store import digest
 from tasks.workplace import Workplace
 
 if TYPE_CHECKING:
     from tasks.registry.tracking import MlflowRun
 
-VERSION = 1
+VERSION = 2
 
 
 @verb(retries=4, retry_delay_seconds=[5, 15, 60, 120])
@@ -58,6 +58,9 @@ def register(
     def build(folder: Path) -> ModelVersions:
         from tasks.registry import release
 
+        for step in (weights, merged):
+            place.store.check(step, in_full=True)
+
         seeds = {"seed": recipe.seed}
         manifest = release.release_manifest(recipe, dataset, tokenized, weights, report, merged, seeds)
         (folder / "release.json").write_text(json.dumps(manifest, ensure_ascii=False, indent=1), "utf-8")
@@ -67,9 +70,13 @@ def register(
 
     def still_there(found: ModelVersions) -> bool:
         pairs = [(found.name, found.version), (found.adapter_name, found.adapter_version)]
+        if found.base_address:
+            name, _, number = parsed(found.base_address, "base.model")
+            pairs.append((name, number))
         return all(lookup.find(uri, name, version=version) for name, version in pairs if name)
 
-    made = place.store.make("register", inputs, ModelVersions, build, still_true=still_there)
+    uses = [dataset, tokenized, weights, report, merged]
+    made = place.store.make("register", inputs, ModelVersions, build, still_true=still_there, uses=uses)
     place.run.once(made, lambda run: _tell(run, made))
     return made
 
@@ -99,17 +106,19 @@ def _register(
     }
     card = (folder / "MODEL_CARD.md").read_text("utf-8")
     settings = {"system": recipe.prompt.system, **_trust(recipe)}
-    adapter_name, adapter_version, bound = "", 0, {}
+    adapter_name, adapter_version, bound, address = "", 0, {}, ""
     if weights.kind == "adapter":
         adapter_name = f"{recipe.name}-adapter"
         quantisation = origin_of(weights.path("weights"))["quantisation"]
-        bound = versions.base_config(_address_of(base, run), base.folder, quantisation)
+        address = _address_of(base, run)
+        bound = versions.base_config(address, base.folder, quantisation)
         adapter_version = versions.register_model(
             run,
             adapter_name,
             "adapter",
             weights.path("weights"),
-            digest([weights.digest, content]),
+            # The address too: an adapter whose base was deleted, and made again, names the new one.
+            digest([weights.digest, content, bound]),
             tags,
             card,
             settings | bound,
@@ -122,7 +131,7 @@ def _register(
         recipe.name,
         merged.kind,
         merged.path("model"),
-        digest([merged.digest, content]),
+        digest([merged.digest, content, bound if merged.kind == "adapter" else {}]),
         tags,
         card,
         # An adapter that cannot be merged stands under the model's own name too: that is what callers look up.
@@ -133,15 +142,16 @@ def _register(
     )
     if adapter_name:
         versions.tie(run.tracking_uri, recipe.name, version, adapter_name, adapter_version)
-    address = without_credentials(run.tracking_uri)
+    registry = without_credentials(run.tracking_uri)
     return ModelVersions(
-        digest=digest([address, recipe.name, version, adapter_name, adapter_version]),
+        digest=digest([registry, recipe.name, version, adapter_name, adapter_version]),
         name=recipe.name,
         version=version,
         adapter_name=adapter_name,
         adapter_version=adapter_version,
+        base_address=address if address.startswith(REGISTRY) else "",
         mlflow_run_id=run.run_id,
-        tracking_uri=address,
+        tracking_uri=registry,
     )
 
 
@@ -149,7 +159,7 @@ def _address_of(base: BaseModelFolder, run: "MlflowRun") -> str:
     """Where an adapter's consumer finds the base: its registry version, its hub revision, or a version made for it."""
     from tasks.registry import versions
 
-    if base.name.startswith("models:/"):
+    if base.name.startswith(REGISTRY):
         return base.name
     if base.hub_revision:
         return f"{base.name}@{base.hub_revision}"

@@ -11,11 +11,12 @@ from typing import TYPE_CHECKING, Any
 from tasks import adapters
 from tasks.artifacts import TokenizedDataset, TrainedWeights
 from tasks.bases import same_base
+from tasks.digests import model_digest, unchanged
 from tasks.errors import TunelineError
+from tasks.file_digests import known_digest
 from tasks.modeling import events, launch
 from tasks.modeling.base_model import BaseModelFolder
 from tasks.modeling.job import JOB, TrainingJob
-from tasks.modeling.origin import bound_digest
 from tasks.modeling.outcome import SUMMARY
 from tasks.pages import shown_progress
 from tasks.planning import memory_points
@@ -28,7 +29,7 @@ from tasks.workplace import Workplace
 if TYPE_CHECKING:
     from tasks.registry.tracking import MlflowRun, Point
 
-VERSION = 2
+VERSION = 3
 SEND_EVERY_SECONDS = 15.0
 NOT_PART_OF_THE_RESULT = {"checkpoint_seconds"}
 log = logging.getLogger("tuneline")
@@ -40,6 +41,7 @@ def train(tokenized: TokenizedDataset, recipe: Recipe, place: Workplace) -> Trai
     base = same_base(recipe.base, tokenized, place)
     method = recipe.training.method
     parts = adapters.folders_of(method, place) if isinstance(method, CombineMethod) else []
+    contents = adapters.identity(parts)
     inputs = {
         "version": VERSION,
         "data": tokenized.digest,
@@ -47,7 +49,7 @@ def train(tokenized: TokenizedDataset, recipe: Recipe, place: Workplace) -> Trai
         "recipe": recipe.training.model_dump(mode="json", exclude=NOT_PART_OF_THE_RESULT),
         "compute": recipe.compute,
         "seed": recipe.seed,
-        "adapters": adapters.identity(parts),
+        "adapters": contents,
     }
     with shown_progress(f"{recipe.name} train", 1, "steps") as meter:
         follower = Follower(place, meter)
@@ -55,10 +57,11 @@ def train(tokenized: TokenizedDataset, recipe: Recipe, place: Workplace) -> Trai
         def build(folder: Path) -> TrainedWeights:
             if parts:
                 origin = origin_for(base, tokenized, recipe)
-                return adapters.combined(folder, parts, tokenized, base, origin, recipe)
-            return _build(folder, tokenized, base, recipe, follower)
+                return adapters.combined(folder, parts, contents, tokenized, base, origin, recipe)
+            with unchanged(base.folder, base.digest):
+                return _build(folder, tokenized, base, recipe, follower)
 
-        weights = place.store.make("train", inputs, TrainedWeights, build, resumable=not parts)
+        weights = place.store.make("train", inputs, TrainedWeights, build, resumable=not parts, uses=[tokenized])
 
     def tell(run: "MlflowRun") -> None:
         from tasks.registry import tracking
@@ -168,6 +171,11 @@ def _build(
         folder=folder,
         base=base.folder,
         base_name=base.name,
+        base_digest=base.digest,
+        data_digests=(
+            known_digest(tokenized.path("train.parquet")),
+            known_digest(tokenized.path("validation.parquet")),
+        ),
         trust_remote_code=recipe.base.trust_remote_code,
         train=tokenized.path("train.parquet"),
         validation=tokenized.path("validation.parquet"),
@@ -182,7 +190,7 @@ def _build(
     for name in ("checkpoints", "best", "start"):
         shutil.rmtree(folder / name, ignore_errors=True)
     return TrainedWeights(
-        digest=bound_digest(folder / "weights"),
+        digest=model_digest(folder / "weights"),
         method=recipe.training.method.type,
         kind=recipe.training.method.gives,
         base_digest=base.digest,

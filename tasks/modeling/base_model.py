@@ -4,20 +4,21 @@ import importlib.util
 import json
 import logging
 import shutil
-from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+from tasks.digests import DESCRIBING, WEIGHTS, files_digest, model_digest
 from tasks.errors import InvalidBaseModel, ServiceUnavailable
+from tasks.file_digests import file_digest
+from tasks.hub import snapshot
 from tasks.locks import DAY, locked
 from tasks.modeling import model_files
 from tasks.modeling.origin import ADAPTER_CONFIG
 from tasks.recipe import BaseModelRecipe
-from tasks.store import file_digest, files_digest, weights_digest, writable
+from tasks.store import writable
 
 log = logging.getLogger("tuneline")
-WEIGHTS, DESCRIBING, CODE = ("*.safetensors",), ("*.json", "*.jinja", "*.model", "*.txt"), ("*.py",)
 TOKENIZER_FILES = ("tokenizer.json", "tokenizer_config.json", "special_tokens_map.json", "vocab.json", "merges.txt")
 
 
@@ -40,7 +41,10 @@ CARRIED = {
 
 @dataclass(frozen=True)
 class BaseModelFolder:
-    """A base model on this disk: plain safetensors, config and tokenizer, and their digests (sha256, 64 hex digits)."""
+    """A base model on this disk: plain safetensors, config and tokenizer, and their digests (sha256, 64 hex digits).
+
+    `digest` is the identity of the whole folder (`digests.model_digest`), the tokenizer's files included.
+    """
 
     folder: Path
     name: str
@@ -129,7 +133,7 @@ def resolve(recipe: BaseModelRecipe, bases: Path) -> BaseModelFolder:
     elif name in CARRIED:
         folder = fetch_carried(name, bases)
     elif is_hub_name(name):
-        folder = _from_hub(recipe, (*WEIGHTS, *DESCRIBING))
+        folder = _from_hub(name, recipe.revision, (WEIGHTS, *DESCRIBING))
         # The hub's cache names the folder by its commit.
         return replace(verified(folder, name, recipe.trust_remote_code), hub_revision=folder.name)
     else:
@@ -147,7 +151,7 @@ def description(recipe: BaseModelRecipe, bases: Path) -> Path:
     elif recipe.model in CARRIED or not is_hub_name(recipe.model):
         return resolve(recipe, bases).folder
     else:
-        folder = _from_hub(recipe, DESCRIBING)
+        folder = _from_hub(recipe.model, recipe.revision, DESCRIBING)
     check_declared(folder, recipe.model, recipe.trust_remote_code)
     return folder
 
@@ -157,8 +161,8 @@ def is_hub_name(name: str) -> bool:
     return name.count("/") == 1 and not name.startswith((".", "/", "~")) and ":" not in name
 
 
-def _from_hub(recipe: BaseModelRecipe, patterns: Sequence[str]) -> Path:
-    from huggingface_hub import snapshot_download
+def _from_hub(name: str, revision: str, patterns: tuple[str, ...]) -> Path:
+    """A hub model's files of its identity: those of `patterns` at the top level, and named chat templates."""
     from huggingface_hub.errors import (
         HfHubHTTPError,
         LocalEntryNotFoundError,
@@ -166,11 +170,9 @@ def _from_hub(recipe: BaseModelRecipe, patterns: Sequence[str]) -> Path:
         RevisionNotFoundError,
     )
 
-    name, revision = recipe.model, recipe.revision
-    wanted = [*patterns, *(CODE if recipe.trust_remote_code else ())]
     log.info("base: fetching %s@%s from the hub, or finding it in the local cache", name, revision or "main")
     try:
-        return Path(snapshot_download(name, revision=revision or None, allow_patterns=wanted))
+        return snapshot(name, revision, patterns)
     except (RepositoryNotFoundError, RevisionNotFoundError) as fault:
         raise InvalidBaseModel(
             f"base.model: {name}@{revision or 'main'}: the hub does not know it, or access is not granted."
@@ -194,7 +196,7 @@ def verified(folder: Path, name: str, trust_remote_code: bool = False) -> BaseMo
     _check_weights(folder)
     if not any((folder / file).is_file() for file in TOKENIZER_FILES):
         raise InvalidBaseModel(f"base.model: {folder}: no tokenizer files beside the weights; copy them there.")
-    return BaseModelFolder(folder, name, weights_digest(folder), tokenizer_digest(folder))
+    return BaseModelFolder(folder, name, model_digest(folder), tokenizer_digest(folder))
 
 
 def check_declared(folder: Path, name: str, trust_remote_code: bool) -> None:

@@ -27,6 +27,10 @@ class TrainingJob(BaseModel):
     seed: int
     origin: dict[str, Any]
     """What the weights are bound to: base (digest, name, revision, quantisation), tokenizer, template, system."""
+    base_digest: str = ""
+    """What the base's files have to hold before and after they are loaded; empty where nobody asks (benchmarks)."""
+    data_digests: tuple[str, str] | None = None
+    """What `train` and `validation` have to hold when they were read."""
     micro_batch_divisor: int = 1
     """Raised after running out of memory: packs of batch_tokens / divisor, with the same examples a step."""
     learning_rate_scale: float = 1.0

@@ -4,7 +4,6 @@ from pathlib import Path
 from typing import Any
 
 from tasks.modeling.model_files import json_object
-from tasks.store import digest, file_digest, weights_digest
 
 ORIGIN = "origin.json"
 ADAPTER_CONFIG = "adapter_config.json"
@@ -16,11 +15,6 @@ def origin_of(weights: Path) -> dict[str, Any]:
     Raises InvalidBaseModel where the folder does not say.
     """
     return json_object(weights / ORIGIN)
-
-
-def bound_digest(weights: Path) -> str:
-    """Digest of saved weights and of what they are bound to: the same numbers on another base are another result."""
-    return digest([weights_digest(weights), file_digest(weights / ORIGIN)])
 
 
 def is_adapter(folder: Path) -> bool:

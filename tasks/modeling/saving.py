@@ -44,6 +44,10 @@ def save(
         for config in model.peft_config.values():
             config.base_model_name_or_path = origin.get("base_name")
             config.revision = origin.get("base_revision") or None
+            for name, value in vars(config).items():
+                # PEFT writes a set in an order that differs by process, and the same training has the same bytes.
+                if isinstance(value, set):
+                    setattr(config, name, sorted(value))
         model.save_pretrained(
             folder, save_embedding_layers=False, path_initial_model_for_weight_conversion=str(start) if start else None
         )

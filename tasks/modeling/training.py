@@ -10,13 +10,16 @@ import math
 import shutil
 import time
 from collections.abc import Callable, Sequence
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
 import torch
 
+from tasks.digests import unchanged
 from tasks.durable import sync_tree, write_text
 from tasks.errors import StateUnusable, TrainingDiverged
+from tasks.file_digests import file_digest
 from tasks.modeling import checkpoints, saving, sharing
 from tasks.modeling.batches import Pack, collate, fill, plan
 from tasks.modeling.checkpoints import Progress
@@ -59,6 +62,7 @@ class Training:
         model = self._load()
         self.start = saving.keep_start(model, job.folder / "start") if self.main else None
         self.examples, self.validation = read_examples(job.train), read_examples(job.validation)
+        self._check_data()
         self.plan = plan(
             [len(ids) for ids, _ in self.examples],
             recipe.batch_tokens,
@@ -109,7 +113,15 @@ class Training:
     def _load(self) -> Any:
         job = self.job
         torch.manual_seed(job.seed)
-        return load_for_training(job.base, self.recipe.method, job.compute, job.trust_remote_code)
+        with unchanged(job.base, job.base_digest) if job.base_digest else nullcontext():
+            return load_for_training(job.base, self.recipe.method, job.compute, job.trust_remote_code)
+
+    def _check_data(self) -> None:
+        """Raise StateUnusable where other examples were read than the step is keyed by; no step was taken yet."""
+        paths = (self.job.train, self.job.validation)
+        for path, wanted in zip(paths, self.job.data_digests or (), strict=False):
+            if file_digest(path) != wanted:
+                raise StateUnusable(f"{path}: it changed after it was tokenised; run again: it is made again.")
 
     def _tell(self, event: str, **fields: Any) -> None:
         """Write to the event log, which the first process keeps."""

@@ -13,13 +13,16 @@ from pathlib import Path
 from typing import Any
 
 from tasks.child_environment import child_environment
-from tasks.errors import ServiceUnavailable, UnknownVersion, WorkRefused
+from tasks.digests import DESCRIBING, WEIGHTS, model_digest
+from tasks.errors import ServiceUnavailable, StateUnusable, UnknownVersion, WorkRefused
+from tasks.hub import snapshot
 from tasks.locks import DAY, locked
+from tasks.registry import contents, lookup
 from tasks.registry.packaging import DIGEST_TAG, Kind, Package, local_folder, log_model
 from tasks.registry.tracking import MlflowRun, connect, service
 from tasks.scratch import scratch_folder
 from tasks.settings import state
-from tasks.store import weights_digest, writable
+from tasks.store import writable
 
 
 def register_model(
@@ -39,8 +42,9 @@ def register_model(
 
     `model_config` is for `serve_model.py`: {"system": …}, and for an adapter what `base_config` gives. `extra_files`
     lie beside the weights, by a name of one's own. The version that is there stays as it is: settings that shall make
-    a new one belong into `content_digest`. Raises StateUnusable where there is no room for the copies,
-    ServiceUnavailable where the registry gives no answer.
+    a new one belong into `content_digest`. Raises StateUnusable where there is no room for the copies, where the folder
+    does not hold what its tag says, or the copy not what the folder holds; ServiceUnavailable where the registry gives
+    no answer.
     """
     # One at a time in this state, so that a copy that is not whole was left by a process that is gone.
     lock = state().locks / f"register-{content_digest[:32]}.lock"
@@ -48,16 +52,35 @@ def register_model(
         client = connect(run.tracking_uri)
         if found := _known(client, name, content_digest):
             return min(found)
-        marks = {"kind": kind, **tags, DIGEST_TAG: content_digest}
+        marks = {"kind": kind, **tags, **_held(kind, folder, tags), DIGEST_TAG: content_digest}
         artifacts = {"adapter" if kind == "adapter" else "model": folder, **(extra_files or {})}
         package = Package(name, kind, marks, artifacts, model_config or {}, max_tokens, temperature)
-        return _create_version(client, run, name, log_model(client, run, package), marks, description)
+        model_id = log_model(client, run, package)
+        try:
+            location = client.get_logged_model(model_id).artifact_location
+            marks[contents.PACKAGE_TAG] = contents.landed(run.tracking_uri, location, package)
+        except StateUnusable:
+            # Otherwise the next run would find this copy again.
+            client.delete_logged_model(model_id)
+            raise
+        return _create_version(client, run, name, model_id, marks, description)
+
+
+def _held(kind: Kind, folder: Path, tags: Mapping[str, str]) -> dict[str, str]:
+    """The tag with the digest of the folder that is copied; raises StateUnusable where it is not the one given."""
+    tag, held = contents.model_tag(kind), model_digest(folder)
+    if (wanted := tags.get(tag, held)) != held:
+        raise StateUnusable(
+            f"{folder}: its files changed since they were made: their digest is {held}, expected was {wanted}. Nothing "
+            "was registered; run again: the step is made again."
+        )
+    return {tag: held}
 
 
 def register_base(run: MlflowRun, name: str, folder: Path, content_digest: str) -> int:
     """The version of `base_name(name)` with this content: where adapters find a base that is on no hub."""
     description = f"Base model {name}: the frozen weights that adapters of this registry are bound to."
-    return register_model(run, base_name(name), "base", folder, content_digest, {}, description)
+    return register_model(run, base_name(name), "base", folder, content_digest, {"model": content_digest}, description)
 
 
 def base_name(name: str) -> str:
@@ -71,12 +94,12 @@ def base_name(name: str) -> str:
 
 
 def base_config(base_model: str, folder: Path, quantisation: Mapping[str, Any] | None = None) -> dict[str, Any]:
-    """The part of an adapter's `model_config` that ties it to its base: where to find it, and its weights' digest.
+    """The part of an adapter's `model_config` that ties it to its base: where to find it, and its digest.
 
-    `base_model` is `models:/<base_name>/<version>` or `<hub id>@<revision>`; `folder` holds the same weights here;
+    `base_model` is `models:/<base_name>/<version>` or `<hub id>@<revision>`; `folder` holds the same files here;
     `quantisation` is how it was held in training, in bitsandbytes' words.
     """
-    config = {"base_model": base_model, "base_digest": weights_digest(folder)}
+    config = {"base_model": base_model, "base_digest": model_digest(folder)}
     return config | ({"quantisation": dict(quantisation)} if quantisation else {})
 
 
@@ -91,10 +114,39 @@ def tie(tracking_uri: str, name: str, version: int, adapter_name: str, adapter_v
 def model_folder(tracking_uri: str, name: str, version: int, cache: Path) -> Path:
     """The folder of a version's weights (an adapter's for an adapter version), to read and not to change.
 
-    A local artifact store is read in place; another one is downloaded once into `cache`, which is kept.
-    Raises UnknownVersion, ServiceUnavailable.
+    Its bytes are those of the version's tags. Raises as `checked_folder` does.
     """
-    return weights_in(version_folder(tracking_uri, name, version, cache))
+    return contents.weights_in(checked_folder(tracking_uri, name, version, cache))
+
+
+def checked_folder(tracking_uri: str, name: str, version: int, cache: Path) -> Path:
+    """The whole folder of a version whose files are those that were registered, by the digests in its tags.
+
+    What this machine has read before is not read again while it stays as it was. MLflow is imported where the folder is
+    not known yet. Raises UnknownVersion, ServiceUnavailable, and WorkRefused for a version with other bytes or without
+    a digest.
+    """
+    found = lookup.find(tracking_uri, name, version=version)
+    if found is None:
+        raise UnknownVersion(f"{tracking_uri}: {name}/{version} does not exist.")
+    address, note = contents.notes_of(cache, name, version, tracking_uri)
+    known = Path(address.read_text("utf-8")) if address.is_file() else None
+    if known is None or not (known / contents.DESCRIPTION).is_file():
+        known = version_folder(tracking_uri, name, version, cache)
+        with writable(address.parent):
+            address.write_text(str(known), "utf-8")
+    folder, fault = known, contents.fault_of(found.tags, known, note)
+    if fault and folder.is_relative_to(cache):
+        # A copy of what the registry has, spoilt here: fetched once more.
+        shutil.rmtree(folder)
+        folder = version_folder(tracking_uri, name, version, cache)
+        fault = contents.fault_of(found.tags, folder, note)
+    if fault:
+        raise WorkRefused(
+            f"{name}/{version} ({folder}): {fault}. Restore its files from a copy, or put another version in its place "
+            f"(`tuneline rollback {name}`); deleted in MLflow, it is made again by the next run of its recipe."
+        )
+    return folder
 
 
 def version_folder(tracking_uri: str, name: str, version: int, cache: Path) -> Path:
@@ -120,30 +172,6 @@ def version_folder(tracking_uri: str, name: str, version: int, cache: Path) -> P
                 # Renamed into place last: a folder under its final name is whole.
                 partial.rename(target)
         return target
-
-
-def weights_in(folder: Path) -> Path:
-    """The weights inside a version's folder, as its `MLmodel` names them.
-
-    Raises UnknownVersion where it names none, or a place or a link that leads out of the version's folder.
-    """
-    import yaml
-
-    described = yaml.safe_load((folder / "MLmodel").read_text("utf-8"))
-    artifacts = described["flavors"]["python_function"].get("artifacts", {})
-    entry = artifacts.get("adapter") or artifacts.get("model")
-    if entry is None:
-        raise UnknownVersion(
-            f"{folder}: this version was not registered here: it names neither a model nor an adapter."
-        )
-    root, weights = folder.resolve(), folder / str(entry["path"])
-    outside = [path for path in (weights, *folder.rglob("*")) if not path.resolve().is_relative_to(root)]
-    if outside:
-        raise UnknownVersion(
-            f"{folder}: this version is not whole: {outside[0]} leads to {outside[0].resolve()}, outside of it; "
-            "register it again."
-        )
-    return weights
 
 
 def _with_model(folder: Path, what: str) -> Path:
@@ -185,7 +213,6 @@ ASKING = {
     "MLFLOW_ALLOW_PICKLE_DESERIALIZATION": "false",
     "MLFLOW_LOGGING_LEVEL": "WARNING",
 }
-BASE_FILES = ["*.safetensors", "*.json", "*.jinja", "*.model", "*.txt", "*.py"]
 ASK = """
 import json, sys
 import mlflow.pyfunc
@@ -208,8 +235,7 @@ def ask(
     version needs is fetched before. Raises WorkRefused with that process's last lines where the version does not load,
     does not answer every row, or takes more than `timeout` seconds.
     """
-    folder = version_folder(tracking_uri, name, version, cache)
-    weights_in(folder)
+    folder = checked_folder(tracking_uri, name, version, cache)
     environment = child_environment(ASKING)
     if address := os.environ.get("BASE_MODEL") or base_address(folder):
         environment["BASE_MODEL"] = str(base_folder(address, tracking_uri, cache))
@@ -245,12 +271,11 @@ def base_folder(address: str, tracking_uri: str, cache: Path) -> Path:
     if address.startswith("models:/"):
         name, _, number = address.removeprefix("models:/").partition("/")
         return model_folder(tracking_uri, name, int(number), cache)
-    from huggingface_hub import snapshot_download
     from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError
 
     name, _, revision = address.partition("@")
     try:
-        return Path(snapshot_download(name, revision=revision or None, allow_patterns=BASE_FILES))
+        return snapshot(name, revision, (WEIGHTS, *DESCRIBING))
     except (LocalEntryNotFoundError, HfHubHTTPError, OSError) as fault:
         raise ServiceUnavailable(
             f"{address}: the base of an adapter is not in the local cache, and the hub did not give it: {fault}"

@@ -8,9 +8,10 @@ import pytest
 import torch
 from transformers import AutoTokenizer
 
+from tasks.digests import model_digest
 from tasks.errors import InvalidBaseModel, WorkRefused
 from tasks.modeling import generation, loading
-from tasks.modeling.base_model import verified, weights_digest
+from tasks.modeling.base_model import verified
 from tasks.modeling.generation import generate, reference_nll
 from tasks.modeling.job import TrainingJob
 from tasks.modeling.loading import asked_in, load_model, prove_live, stop_ids, stored_parameters
@@ -52,7 +53,7 @@ def prompts(tiny_base: Path, colour_rows: list[dict[str, str]]) -> list[list[int
 @pytest.fixture
 def adapter(job: Make, tiny_base: Path) -> Path:
     made = job(method=LoraMethod(rank=4, alpha=16, dropout=0), learning_rate=2e-2, max_steps=25)
-    made = made.model_copy(update={"origin": {"base": weights_digest(tiny_base)}})
+    made = made.model_copy(update={"origin": {"base": model_digest(tiny_base)}})
     Training(made).run()
     return Path(made.folder / "weights")
 
@@ -85,7 +86,7 @@ def test_a_batch_that_a_gpu_has_no_room_for_is_asked_by_halves(
 
 
 def test_an_answer_ends_before_its_stop_token(tiny_base: Path, adapter: Path, prompts: list[list[int]]) -> None:
-    model = load_model(tiny_base, adapter, weights_digest(tiny_base))
+    model = load_model(tiny_base, adapter, model_digest(tiny_base))
     answers = generate(model, prompts, stop_ids(tiny_base), 12, 8)
     assert any(answer.stopped for answer in answers)
     assert all(token not in stop_ids(tiny_base) for answer in answers for token in answer.token_ids)
@@ -103,7 +104,7 @@ def test_the_likelihood_of_references_is_the_plain_models(tiny_base: Path, examp
 def test_a_live_adapter_changes_the_logits_and_a_dead_one_is_refused(
     tiny_base: Path, adapter: Path, prompts: list[list[int]]
 ) -> None:
-    model = load_model(tiny_base, adapter, weights_digest(tiny_base))
+    model = load_model(tiny_base, adapter, model_digest(tiny_base))
     assert prove_live(model, prompts[0]) > 0
     with torch.no_grad():
         for name, parameter in model.named_parameters():
@@ -114,7 +115,7 @@ def test_a_live_adapter_changes_the_logits_and_a_dead_one_is_refused(
 
 
 def test_an_adapter_is_refused_on_another_base_with_both_digests(tiny_base: Path, adapter: Path) -> None:
-    with pytest.raises(InvalidBaseModel, match=f"{weights_digest(tiny_base)}.*beef"):
+    with pytest.raises(InvalidBaseModel, match=f"{model_digest(tiny_base)}.*beef"):
         load_model(tiny_base, adapter, "beef")
 
 

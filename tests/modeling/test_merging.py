@@ -10,6 +10,7 @@ import torch
 from transformers import AutoTokenizer
 
 from tasks.artifacts import MergeCandidate, Parity
+from tasks.digests import model_digest
 from tasks.errors import WorkRefused
 from tasks.modeling import loading, merging
 from tasks.modeling.base_model import verified
@@ -20,7 +21,6 @@ from tasks.modeling.training import Training
 from tasks.prompts import PromptRenderer
 from tasks.recipe import MergingRecipe, PromptRecipe
 from tasks.recipe_methods import EightBitLoraMethod, LoraMethod, QLoraMethod
-from tasks.store import weights_digest
 
 Make = Callable[..., TrainingJob]
 Train = Callable[[str], BoundAdapter]
@@ -33,7 +33,7 @@ def trained(job: Make, tiny_base: Path) -> Train:
     def train(kind: str) -> BoundAdapter:
         method = METHODS[kind]
         made = job(method=method, learning_rate=2e-2, max_steps=25, validations=1)
-        digest = weights_digest(tiny_base)
+        digest = model_digest(tiny_base)
         made = made.model_copy(update={"origin": {"base": digest, "quantisation": method.quantisation}})
         Training(made).run()
         return BoundAdapter(made.folder / "weights", tiny_base, digest)
@@ -69,7 +69,7 @@ def test_on_a_plain_base_there_is_one_way_and_the_merged_model_answers_as_base_p
     assert 0 < only.parity.mean_kl < 1e-8
     assert (only.parity.top1_agreement, only.parity.answer_agreement) == (1.0, 1.0)
     assert len(loads) == 2  # base plus adapter, and the merged model from its files
-    assert verified(tmp_path / "model", "merged").digest == weights_digest(tmp_path / "model")
+    assert verified(tmp_path / "model", "merged").digest == model_digest(tmp_path / "model")
     assert (tmp_path / "model" / "origin.json").read_bytes() == (adapter.weights / "origin.json").read_bytes()
 
 

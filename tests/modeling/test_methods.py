@@ -17,6 +17,7 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
+from tasks.digests import model_digest
 from tasks.errors import InvalidBaseModel, InvalidRecipe
 from tasks.modeling import events, loading
 from tasks.modeling.batches import collate
@@ -41,7 +42,6 @@ from tasks.recipe_methods import (
     PTuningMethod,
     QLoraMethod,
 )
-from tasks.store import weights_digest
 
 Make = Callable[..., TrainingJob]
 SMALL: dict[str, Any] = {"rank": 4, "alpha": 8, "dropout": 0.1}
@@ -235,7 +235,7 @@ def test_the_served_model_answers_as_the_trained_one(
     kind = "model" if name == "full" else "adapter"
     config = {
         "base_model": str(tiny_base),
-        "base_digest": weights_digest(tiny_base),
+        "base_digest": model_digest(tiny_base),
         "quantisation": METHODS[name][0].quantisation,
     }
     served = served_class()

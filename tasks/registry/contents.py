@@ -1,0 +1,116 @@
+"""A version's files against the digests in its tags: all bytes at first, and on this machine what changed since."""
+
+import tempfile
+from collections.abc import Mapping
+from pathlib import Path
+
+from tasks.digests import digest, digest_of_files, holds, model_digest, model_files
+from tasks.errors import InvalidBaseModel, StateUnusable, UnknownVersion
+from tasks.file_digests import file_digest, known_digest, remembered
+from tasks.registry.packaging import DIGEST_TAG, Package, local_folder
+
+PACKAGE_TAG = "package"
+"""Digest of the files that are run or read beside the weights."""
+DESCRIPTION, CODE = "MLmodel", "serve_model.py"
+
+
+def model_tag(kind: str) -> str:
+    """The tag that holds the digest of a version's own model folder; an adapter's `model` is what it was merged to."""
+    return "weights" if kind == "adapter" else "model"
+
+
+def wanted_digest(tags: Mapping[str, str]) -> str:
+    """The digest that a version's model folder has to hold; empty for a version that carries none."""
+    kind = tags.get("kind", "")
+    wanted = tags.get(model_tag(kind), "")
+    # Bases that were registered before they had a tag `model`.
+    return wanted or (tags.get(DIGEST_TAG, "") if kind == "base" else "")
+
+
+def package_digest(folder: Path) -> str:
+    """Digest of a version's description, its code and the files that lie beside the weights."""
+    beside = {f"artifacts/{path.name}": path for path in (folder / "artifacts").glob("*") if path.is_file()}
+    files = {DESCRIPTION: folder / DESCRIPTION, CODE: folder / CODE, **beside}
+    return digest_of_files({name: known_digest(path) for name, path in files.items()})
+
+
+def fault_of(tags: Mapping[str, str], folder: Path, note: Path) -> str:
+    """What is wrong with the files of a version; empty where they are those that were registered.
+
+    `note` is where this machine keeps what it has read of them.
+    """
+    wanted, weights = wanted_digest(tags), weights_in(folder)
+    if not wanted:
+        return (
+            "it carries no digest of its files (tags 'model', 'weights'), so nothing shows that they are what was "
+            "registered; another program registered it"
+        )
+    with remembered(note, folder):
+        try:
+            if not holds(weights, wanted):
+                return f"its model holds other bytes than were registered: {model_digest(weights)}, tagged {wanted}"
+            package = tags.get(PACKAGE_TAG, "")
+            if package and package != package_digest(folder):
+                return f"{DESCRIPTION}, {CODE} or a file beside the model is not what was registered"
+        except (InvalidBaseModel, OSError) as fault:
+            return str(fault)
+    return ""
+
+
+def weights_in(folder: Path) -> Path:
+    """The weights inside a version's folder, as its `MLmodel` names them."""
+    import yaml
+
+    described = yaml.safe_load((folder / DESCRIPTION).read_text("utf-8"))
+    artifacts = described["flavors"]["python_function"].get("artifacts", {})
+    entry = artifacts.get("adapter") or artifacts.get("model")
+    if entry is None:
+        raise UnknownVersion(
+            f"{folder}: this version was not registered here: it names neither a model nor an adapter."
+        )
+    return folder / str(entry["path"])
+
+
+def landed(tracking_uri: str, location: str, package: Package) -> str:
+    """The package digest of a copy that was just made; raises StateUnusable where it is not what was copied.
+
+    In a local artifact store every byte of the copy is read. From another one only the small files come back here; the
+    weights are compared when they are next fetched.
+    """
+    folder = local_folder(location)
+    if folder is not None:
+        source = next(path for path in package.artifacts.values() if path.is_dir())
+        if name := _first_unequal(source, weights_in(folder)):
+            raise StateUnusable(f"{folder}: {name} landed there with other bytes than {source} has; run again.")
+    beside = {f"artifacts/{path.name}": path for path in package.artifacts.values() if path.is_file()}
+    with tempfile.TemporaryDirectory(prefix="tuneline-landed-") as scratch:
+        copies = {
+            name: folder / name if folder else _fetched(tracking_uri, f"{location}/{name}", Path(scratch))
+            for name in (DESCRIPTION, CODE, *beside)
+        }
+        digests = {name: file_digest(path) for name, path in copies.items()}
+    for name, path in beside.items():
+        if digests[name] != file_digest(path):
+            raise StateUnusable(f"{location}: {name} landed there with other bytes than {path} has; run again.")
+    return digest_of_files(digests)
+
+
+def _fetched(tracking_uri: str, address: str, folder: Path) -> Path:
+    from mlflow.artifacts import download_artifacts
+
+    return Path(download_artifacts(artifact_uri=address, dst_path=str(folder), tracking_uri=tracking_uri))
+
+
+def _first_unequal(source: Path, copy: Path) -> str:
+    """The first file of a model folder that its copy holds with other bytes, or that only one of them has."""
+    wanted, copied = model_files(source), model_files(copy)
+    names = sorted(wanted.keys() | copied.keys())
+    both = wanted.keys() & copied.keys()
+    unequal = (name for name in names if name not in both or file_digest(copied[name]) != known_digest(wanted[name]))
+    return next(unequal, "")
+
+
+def notes_of(cache: Path, name: str, version: int, tracking_uri: str) -> tuple[Path, Path]:
+    """Two notes on a version: where its folder lies, and what this machine has read of its files."""
+    named = f"{name}-{version}-{digest(tracking_uri)[:12]}"
+    return cache / "places" / named, cache / "verified" / f"{named}.json"
