@@ -35,6 +35,7 @@ __all__ = [
     "files_digest",
     "model_digest",
     "read_step",
+    "recorded_digest",
     "weights_digest",
     "writable",
 ]
@@ -154,6 +155,12 @@ class StepStore:
             _keep_marks(folder, partial, made)
             shutil.rmtree(folder)
         partial.rename(folder)
+
+
+def recorded_digest(step: StepRecord, name: str) -> str:
+    """sha256 of a file of a finished step, as its manifest has it."""
+    files = json.loads((step.folder / MANIFEST).read_text("utf-8"))["files"]
+    return str(files[name]["sha256"])
 
 
 def read_step(folder: Path, record: type[Result]) -> Result:

@@ -13,7 +13,6 @@ from tasks.artifacts import TokenizedDataset, TrainedWeights
 from tasks.bases import same_base
 from tasks.digests import model_digest, unchanged
 from tasks.errors import TunelineError
-from tasks.file_digests import known_digest
 from tasks.modeling import events, launch
 from tasks.modeling.base_model import BaseModelFolder
 from tasks.modeling.job import JOB, TrainingJob
@@ -24,6 +23,7 @@ from tasks.progress import Meter
 from tasks.recipe import Recipe
 from tasks.recipe_methods import CombineMethod
 from tasks.retries import verb
+from tasks.store import recorded_digest
 from tasks.workplace import Workplace
 
 if TYPE_CHECKING:
@@ -173,8 +173,8 @@ def _build(
         base_name=base.name,
         base_digest=base.digest,
         data_digests=(
-            known_digest(tokenized.path("train.parquet")),
-            known_digest(tokenized.path("validation.parquet")),
+            recorded_digest(tokenized, "train.parquet"),
+            recorded_digest(tokenized, "validation.parquet"),
         ),
         trust_remote_code=recipe.base.trust_remote_code,
         train=tokenized.path("train.parquet"),

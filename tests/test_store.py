@@ -1,13 +1,18 @@
 import errno
+import json
 import multiprocessing
+import os
+import platform
 import time
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
+from tasks import file_digests
 from tasks.artifacts import StepRecord
 from tasks.errors import StateUnusable, WorkRefused
-from tasks.store import StepStore, digest, file_digest, writable
+from tasks.store import StepStore, digest, file_digest, read_step, writable
 
 
 def record(folder: Path) -> StepRecord:
@@ -62,18 +67,156 @@ def test_a_resumable_build_goes_on_in_the_folder_it_left(tmp_path: Path) -> None
     assert made.path("checkpoint").read_text() == "3"
 
 
-@pytest.mark.parametrize("damage", ["torn manifest", "missing file", "cut file"])
-def test_a_damaged_step_is_made_anew(tmp_path: Path, damage: str) -> None:
-    store = StepStore(tmp_path)
+def rewrite(path: Path, change: Callable[[dict], None]) -> None:
+    content = json.loads(path.read_text("utf-8"))
+    change(content)
+    path.write_text(json.dumps(content), "utf-8")
+
+
+def older_format(content: dict) -> None:
+    """As manifests were written that had sizes alone."""
+    content["files"] = {name: known["size"] for name, known in content["files"].items()}
+    del content["digest"]
+
+
+DAMAGES: dict[str, tuple[Callable[[Path], object], str]] = {
+    "torn manifest": (lambda folder: (folder / "manifest.json").write_text('{"record": {', "utf-8"), "manifest.json"),
+    "no manifest": (lambda folder: (folder / "manifest.json").unlink(), "manifest.json"),
+    "changed record": (
+        lambda folder: rewrite(folder / "manifest.json", lambda content: content["record"].update(digest="other")),
+        "manifest.json does not hold its own digest",
+    ),
+    "older format": (lambda folder: rewrite(folder / "manifest.json", older_format), "format of another version"),
+    "missing file": (lambda folder: (folder / "answer.txt").unlink(), "answer.txt is gone"),
+    "cut file": (lambda folder: (folder / "answer.txt").write_text("", "utf-8"), "answer.txt does not hold"),
+    "flipped bit": (lambda folder: (folder / "answer.txt").write_text("43", "utf-8"), "answer.txt does not hold"),
+    "changed inputs": (lambda folder: rewrite(folder / "inputs.json", lambda each: each.update(data="b")), "inputs.json"),
+    "stray file": (lambda folder: (folder / "other.safetensors").write_bytes(b"x"), "other.safetensors is not part"),
+}
+
+
+@pytest.mark.parametrize("damage", DAMAGES)
+def test_a_damaged_step_is_said_and_made_anew(tmp_path: Path, damage: str, caplog: pytest.LogCaptureFixture) -> None:
+    store, (spoil, said) = StepStore(tmp_path), DAMAGES[damage]
     made = store.make("step", {"data": "a"}, StepRecord, record)
-    if damage == "torn manifest":
-        made.path("manifest.json").write_text('{"record": {', "utf-8")
-    elif damage == "missing file":
-        made.path("answer.txt").unlink()
-    else:
-        made.path("answer.txt").write_text("", "utf-8")
+    spoil(made.folder)
+    with pytest.raises(StateUnusable, match=said):
+        store.check(made)
     again = store.make("step", {"data": "a"}, StepRecord, record)
     assert not again.reused and again.path("answer.txt").read_text() == "42"
+    (warning,) = caplog.messages
+    assert said in warning and str(made.folder) in warning
+    assert store.make("step", {"data": "a"}, StepRecord, record).reused
+
+
+def test_bytes_that_were_put_back_with_their_old_time_are_noticed(tmp_path: Path) -> None:
+    store = StepStore(tmp_path)
+    path = store.make("step", {"data": "a"}, StepRecord, record).path("answer.txt")
+    status = path.stat()
+    path.write_text("43", "utf-8")
+    os.utime(path, ns=(status.st_atime_ns, status.st_mtime_ns))
+    assert not store.make("step", {"data": "a"}, StepRecord, record).reused
+
+
+@pytest.fixture
+def finished(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[[], list[str]]:
+    """Look for a finished step as a process of its own would; gives the names of the files that it read in full."""
+    store = StepStore(tmp_path)
+    made = store.make("step", {"data": "a"}, StepRecord, record)
+    read: list[str] = []
+    real = file_digests.file_digest
+    monkeypatch.setattr(file_digests, "file_digest", lambda path: read.append(path.name) or real(path))
+    time.sleep(0.1)  # as old as any step that another process finds
+
+    def look() -> list[str]:
+        read.clear()
+        monkeypatch.setattr(file_digests, "_known", {})
+        assert read_step(made.folder, StepRecord).digest == made.digest
+        return sorted(read)
+
+    look()
+    return look
+
+
+def test_files_that_stay_as_they_were_are_read_in_full_once(finished: Callable[[], list[str]]) -> None:
+    assert finished() == []
+
+
+def test_another_machine_reads_them_in_full_again(
+    finished: Callable[[], list[str]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(platform, "node", lambda: "another")
+    assert finished() == ["answer.txt", "inputs.json"]
+    assert finished() == []
+
+
+def test_a_file_with_another_time_is_read_again_and_no_other(
+    finished: Callable[[], list[str]], tmp_path: Path
+) -> None:
+    next(tmp_path.glob("step/*/answer.txt")).touch()
+    time.sleep(0.1)
+    assert finished() == ["answer.txt"]
+    assert finished() == []
+
+
+@pytest.mark.parametrize("content", ["", "[]", "{}", '{"machine": 1}', '{"machine": "MACHINE", "files": {"a": 1}}', "\xff"])
+def test_a_note_that_cannot_be_read_costs_a_reading_and_nothing_else(
+    finished: Callable[[], list[str]], tmp_path: Path, content: str
+) -> None:
+    (note,) = tmp_path.glob("step/*.verified")
+    note.write_bytes(content.replace("MACHINE", platform.node()).encode("latin-1"))
+    assert finished() == ["answer.txt", "inputs.json"]
+    assert finished() == []
+
+
+def test_a_file_that_rots_without_another_time_is_found_by_reading_in_full(tmp_path: Path) -> None:
+    store = StepStore(tmp_path)
+    made = store.make("step", {"data": "a"}, StepRecord, record)
+    whole = file_digest(made.path("answer.txt"))
+    made.path("answer.txt").write_text("43", "utf-8")
+    stamp = file_digests.Stamp.of(made.path("answer.txt").stat())
+    file_digests._known[made.path("answer.txt")] = stamp, whole
+    store.check(made)
+    time.sleep(0.1)
+    with pytest.raises(StateUnusable, match=r"answer\.txt"):
+        store.check(made, in_full=True)
+    assert not store.make("step", {"data": "a"}, StepRecord, record).reused
+
+
+@pytest.mark.parametrize("moment", ["before", "meanwhile"])
+def test_a_step_made_of_files_that_changed_is_not_kept(tmp_path: Path, moment: str) -> None:
+    store = StepStore(tmp_path)
+    used = store.make("first", {"data": "a"}, StepRecord, record)
+
+    def build(folder: Path) -> StepRecord:
+        used.path("answer.txt").write_text("43", "utf-8")
+        return record(folder)
+
+    if moment == "before":
+        used.path("answer.txt").write_text("43", "utf-8")
+    with pytest.raises(StateUnusable, match=r"answer\.txt does not hold its digest.*run again"):
+        store.make("second", {"data": used.digest}, StepRecord, build, resumable=True, uses=[used])
+    assert not [path for path in (tmp_path / "second").iterdir() if (path / "answer.txt").exists()]
+
+    used = store.make("first", {"data": "a"}, StepRecord, record)
+    assert not used.reused
+    assert not store.make("second", {"data": used.digest}, StepRecord, record, uses=[used]).reused
+
+
+def test_a_step_in_use_that_was_made_again_with_another_result_is_refused(tmp_path: Path) -> None:
+    store = StepStore(tmp_path)
+    used = store.make("first", {"data": "a"}, StepRecord, record)
+    with pytest.raises(StateUnusable, match="another result"):
+        store.check(used.model_copy(update={"digest": "other"}))
+
+
+def test_marks_of_what_was_told_are_no_part_of_a_step_and_outlive_it(tmp_path: Path) -> None:
+    store = StepStore(tmp_path)
+    made = store.make("step", {"data": "a"}, StepRecord, record)
+    made.path(".told-run").touch()
+    assert store.make("step", {"data": "a"}, StepRecord, record).reused
+    made.path("answer.txt").write_text("43", "utf-8")
+    assert store.make("step", {"data": "a"}, StepRecord, record).path(".told-run").exists()
 
 
 def test_a_found_step_whose_outside_work_is_gone_is_made_anew(tmp_path: Path) -> None:
