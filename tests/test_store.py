@@ -90,7 +90,10 @@ DAMAGES: dict[str, tuple[Callable[[Path], object], str]] = {
     "missing file": (lambda folder: (folder / "answer.txt").unlink(), "answer.txt is gone"),
     "cut file": (lambda folder: (folder / "answer.txt").write_text("", "utf-8"), "answer.txt does not hold"),
     "flipped bit": (lambda folder: (folder / "answer.txt").write_text("43", "utf-8"), "answer.txt does not hold"),
-    "changed inputs": (lambda folder: rewrite(folder / "inputs.json", lambda each: each.update(data="b")), "inputs.json"),
+    "changed inputs": (
+        lambda folder: rewrite(folder / "inputs.json", lambda each: each.update(data="b")),
+        "inputs.json",
+    ),
     "stray file": (lambda folder: (folder / "other.safetensors").write_bytes(b"x"), "other.safetensors is not part"),
 }
 
@@ -150,16 +153,16 @@ def test_another_machine_reads_them_in_full_again(
     assert finished() == []
 
 
-def test_a_file_with_another_time_is_read_again_and_no_other(
-    finished: Callable[[], list[str]], tmp_path: Path
-) -> None:
+def test_a_file_with_another_time_is_read_again_and_no_other(finished: Callable[[], list[str]], tmp_path: Path) -> None:
     next(tmp_path.glob("step/*/answer.txt")).touch()
     time.sleep(0.1)
     assert finished() == ["answer.txt"]
     assert finished() == []
 
 
-@pytest.mark.parametrize("content", ["", "[]", "{}", '{"machine": 1}', '{"machine": "MACHINE", "files": {"a": 1}}', "\xff"])
+@pytest.mark.parametrize(
+    "content", ["", "[]", "{}", '{"machine": 1}', '{"machine": "MACHINE", "files": {"a": 1}}', "\xff"]
+)
 def test_a_note_that_cannot_be_read_costs_a_reading_and_nothing_else(
     finished: Callable[[], list[str]], tmp_path: Path, content: str
 ) -> None:

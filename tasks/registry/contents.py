@@ -39,7 +39,7 @@ def fault_of(tags: Mapping[str, str], folder: Path, note: Path) -> str:
 
     `note` is where this machine keeps what it has read of them.
     """
-    wanted, weights = wanted_digest(tags), weights_in(folder)
+    wanted, package = wanted_digest(tags), tags.get(PACKAGE_TAG, "")
     if not wanted:
         return (
             "it carries no digest of its files (tags 'model', 'weights'), so nothing shows that they are what was "
@@ -47,28 +47,30 @@ def fault_of(tags: Mapping[str, str], folder: Path, note: Path) -> str:
         )
     with remembered(note, folder):
         try:
-            if not holds(weights, wanted):
-                return f"its model holds other bytes than were registered: {model_digest(weights)}, tagged {wanted}"
-            package = tags.get(PACKAGE_TAG, "")
+            # First: it vouches for the description, which says where the weights lie.
             if package and package != package_digest(folder):
                 return f"{DESCRIPTION}, {CODE} or a file beside the model is not what was registered"
-        except (InvalidBaseModel, OSError) as fault:
+            weights = weights_in(folder)
+            if not holds(weights, wanted):
+                return f"its model holds other bytes than were registered: {model_digest(weights)}, tagged {wanted}"
+        except (InvalidBaseModel, UnknownVersion, OSError) as fault:
             return str(fault)
     return ""
 
 
 def weights_in(folder: Path) -> Path:
-    """The weights inside a version's folder, as its `MLmodel` names them."""
+    """The weights inside a version's folder, as its `MLmodel` names them; raises UnknownVersion where it names none."""
     import yaml
 
-    described = yaml.safe_load((folder / DESCRIPTION).read_text("utf-8"))
-    artifacts = described["flavors"]["python_function"].get("artifacts", {})
-    entry = artifacts.get("adapter") or artifacts.get("model")
-    if entry is None:
+    try:
+        described = yaml.safe_load((folder / DESCRIPTION).read_text("utf-8"))
+        artifacts = described["flavors"]["python_function"].get("artifacts", {})
+        return folder / str((artifacts.get("adapter") or artifacts["model"])["path"])
+    except (ValueError, KeyError, TypeError, AttributeError, yaml.YAMLError) as fault:
         raise UnknownVersion(
-            f"{folder}: this version was not registered here: it names neither a model nor an adapter."
-        )
-    return folder / str(entry["path"])
+            f"{folder}: this version was not registered here, or its {DESCRIPTION} was changed: it names neither a "
+            "model nor an adapter."
+        ) from fault
 
 
 def landed(tracking_uri: str, location: str, package: Package) -> str:
