@@ -72,8 +72,13 @@ def model_digest(folder: Path) -> str:
 
 
 def describing_digest(folder: Path) -> str:
-    """Identity of what describes a model: config, tokenizer and templates, without the weights."""
+    """Identity of what describes a model: config, tokenizer and templates, without the weights.
+
+    Raises InvalidBaseModel where nothing of it is there.
+    """
     files = {name: path for name, path in model_files(folder).items() if path.suffix != ".safetensors"}
+    if not files:
+        raise InvalidBaseModel(f"{folder}: no config and no tokenizer, so no model folder.")
     return digest_of_files({name: known_digest(path) for name, path in files.items()})
 
 

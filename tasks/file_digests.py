@@ -49,10 +49,14 @@ def file_digest(path: Path) -> str:
 def known_digest(path: Path, again: bool = False) -> str:
     """sha256 of a file's bytes, read where its stamp is new, or `again`; about half a second a gigabyte."""
     stamp = Stamp.of(path.stat())
-    known_stamp, known = _known.pop(path, (None, ""))
-    content = file_digest(path) if again or known_stamp != stamp else known
+    known_stamp, known = _known.get(path, (None, ""))
+    if known_stamp == stamp and not again:
+        return known
+    content = file_digest(path)
     if stamp.settled:
         _known[path] = stamp, content
+    else:
+        _known.pop(path, None)
     return content
 
 
@@ -67,8 +71,11 @@ def remembered(note: Path, folder: Path) -> Iterator[None]:
     try:
         yield
     finally:
-        names = {path: path.relative_to(folder).as_posix() for path in _known if path.is_relative_to(folder)}
-        now = {name: _known[path] for path, name in names.items()}
+        now = {
+            path.relative_to(folder).as_posix(): entry
+            for path, entry in list(_known.items())
+            if path.is_relative_to(folder)
+        }
         if now != noted:
             _write(note, now)
 
@@ -85,7 +92,10 @@ def _noted(note: Path) -> dict[str, tuple[Stamp, str]]:
 
 def _write(note: Path, files: dict[str, tuple[Stamp, str]]) -> None:
     temporary = note.with_name(f".{note.name}.{os.getpid()}.new")
-    with suppress(OSError):
+    try:
         note.parent.mkdir(parents=True, exist_ok=True)
         temporary.write_text(json.dumps({"machine": platform.node(), "files": files}), "utf-8")
         temporary.replace(note)
+    except OSError:
+        with suppress(OSError):
+            temporary.unlink()

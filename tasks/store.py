@@ -69,7 +69,10 @@ class StepStore:
         """The finished step of these inputs, or None; a folder whose files are gone or changed counts as not there."""
         folder = self.root / kind / key[:32]
         try:
-            return read_step(folder, record) if folder.exists() else None
+            found = read_step(folder, record) if folder.exists() else None
+            if found and found.key != key:
+                raise StateUnusable(f"{folder}: it holds the step {found.key[:32]}; its own is made again.")
+            return found
         except StateUnusable as fault:
             if _said.get(folder) != str(fault):
                 log.warning("%s", fault)
@@ -175,10 +178,10 @@ def read_step(folder: Path, record: type[Result]) -> Result:
 
 
 def _files(folder: Path) -> dict[str, Path]:
-    """A step's files by name, without the manifest and without marks, whose names begin with a dot."""
-    paths = (path for path in sorted(folder.rglob("*")) if path.is_file())
-    names = {path.relative_to(folder).as_posix(): path for path in paths}
-    return {name: path for name, path in names.items() if name != MANIFEST and not name.startswith(".")}
+    """A step's files by name, without the manifest and without hidden ones: marks, and what file managers leave."""
+    paths = {path.relative_to(folder): path for path in sorted(folder.rglob("*")) if path.is_file()}
+    hidden = {name for name in paths if any(part.startswith(".") for part in name.parts)}
+    return {name.as_posix(): path for name, path in paths.items() if name not in hidden and str(name) != MANIFEST}
 
 
 def _keep_marks(folder: Path, again: Path, made: StepRecord) -> None:

@@ -3,6 +3,7 @@ import json
 import multiprocessing
 import os
 import platform
+import shutil
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -110,6 +111,14 @@ def test_a_damaged_step_is_said_and_made_anew(tmp_path: Path, damage: str, caplo
     (warning,) = caplog.messages
     assert said in warning and str(made.folder) in warning
     assert store.make("step", {"data": "a"}, StepRecord, record).reused
+
+
+def test_a_step_under_the_name_of_another_is_not_that_step(tmp_path: Path) -> None:
+    store = StepStore(tmp_path)
+    made, other = (store.make("step", {"data": data}, StepRecord, record) for data in ("a", "b"))
+    shutil.rmtree(other.folder)
+    shutil.copytree(made.folder, other.folder)
+    assert not store.make("step", {"data": "b"}, StepRecord, record).reused
 
 
 def test_bytes_that_were_put_back_with_their_old_time_are_noticed(tmp_path: Path) -> None:

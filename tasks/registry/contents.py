@@ -7,7 +7,7 @@ from pathlib import Path
 from tasks.digests import digest, digest_of_files, holds, model_digest, model_files
 from tasks.errors import InvalidBaseModel, StateUnusable, UnknownVersion
 from tasks.file_digests import file_digest, known_digest, remembered
-from tasks.registry.packaging import DIGEST_TAG, Package, local_folder
+from tasks.registry.packaging import DIGEST_TAG, SERVE_MODEL, Package, local_folder
 
 PACKAGE_TAG = "package"
 """Digest of the files that are run or read beside the weights."""
@@ -80,20 +80,21 @@ def landed(tracking_uri: str, location: str, package: Package) -> str:
     weights are compared when they are next fetched.
     """
     folder = local_folder(location)
-    if folder is not None:
-        source = next(path for path in package.artifacts.values() if path.is_dir())
-        if name := _first_unequal(source, weights_in(folder)):
-            raise StateUnusable(f"{folder}: {name} landed there with other bytes than {source} has; run again.")
-    beside = {f"artifacts/{path.name}": path for path in package.artifacts.values() if path.is_file()}
-    with tempfile.TemporaryDirectory(prefix="tuneline-landed-") as scratch:
-        copies = {
-            name: folder / name if folder else _fetched(tracking_uri, f"{location}/{name}", Path(scratch))
-            for name in (DESCRIPTION, CODE, *beside)
-        }
-        digests = {name: file_digest(path) for name, path in copies.items()}
-    for name, path in beside.items():
-        if digests[name] != file_digest(path):
-            raise StateUnusable(f"{location}: {name} landed there with other bytes than {path} has; run again.")
+    sources = {f"artifacts/{path.resolve().name}": path for path in package.artifacts.values() if path.is_file()}
+    sources[CODE] = SERVE_MODEL
+    try:
+        unequal = _unequal_models(package, folder) if folder else ""
+        with tempfile.TemporaryDirectory(prefix="tuneline-landed-") as scratch:
+            copies = {
+                name: folder / name if folder else _fetched(tracking_uri, f"{location}/{name}", Path(scratch))
+                for name in (DESCRIPTION, *sources)
+            }
+            digests = {name: file_digest(path) for name, path in copies.items()}
+    except (UnknownVersion, OSError) as fault:
+        raise StateUnusable(f"{location}: the copy that was made there is not whole ({fault}); run again.") from fault
+    unequal = unequal or next((name for name, path in sources.items() if digests[name] != file_digest(path)), "")
+    if unequal:
+        raise StateUnusable(f"{location}: {unequal} landed there with other bytes than were copied; run again.")
     return digest_of_files(digests)
 
 
@@ -103,11 +104,12 @@ def _fetched(tracking_uri: str, address: str, folder: Path) -> Path:
     return Path(download_artifacts(artifact_uri=address, dst_path=str(folder), tracking_uri=tracking_uri))
 
 
-def _first_unequal(source: Path, copy: Path) -> str:
+def _unequal_models(package: Package, folder: Path) -> str:
     """The first file of a model folder that its copy holds with other bytes, or that only one of them has."""
-    wanted, copied = model_files(source), model_files(copy)
-    names = sorted(wanted.keys() | copied.keys())
+    source = next(path for path in package.artifacts.values() if path.is_dir())
+    wanted, copied = model_files(source), model_files(weights_in(folder))
     both = wanted.keys() & copied.keys()
+    names = sorted(wanted.keys() | copied.keys())
     unequal = (name for name in names if name not in both or file_digest(copied[name]) != known_digest(wanted[name]))
     return next(unequal, "")
 

@@ -151,6 +151,21 @@ def test_validation_alone_shows_splits_and_findings_and_is_reused(colours: Path,
     assert run(["validate", str(colours)]) == 0
 
 
+def test_validation_alone_is_found_by_bytes_and_version_not_by_path(
+    colours: Path, own_state: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def kept() -> int:
+        return len(list((own_state / "validations").glob("*/report.html")))
+
+    assert run(["validate", str(colours)]) == 0
+    assert run(["validate", str(colours.rename(colours.with_name("moved.jsonl")))]) == 0
+    assert kept() == 1
+    with monkeypatch.context() as patch:
+        patch.setattr("tasks.data.dataset.VERSION", 0)
+        assert run(["validate", str(colours.with_name("moved.jsonl"))]) == 0
+    assert kept() == 2
+
+
 def test_refused_data_ends_with_1_and_leaves_nothing_finished(tmp_path: Path, own_state: Path, capsys) -> None:
     bad = tmp_path / "bad.jsonl"
     bad.write_text('{"instruction": "a", "output": ""}\n' * 30, "utf-8")

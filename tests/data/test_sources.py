@@ -3,13 +3,16 @@
 import csv
 import gzip
 import json
+import os
 from pathlib import Path
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from tasks.data.dataset import source_digest
+from tasks.data import reading
+from tasks.data.dataset import source_digest, validate_sources
+from tasks.data.screening import screen
 from tasks.errors import InvalidData
 from tasks.recipe import DataRecipe
 from tests.data.small_files import alpaca, write_lines
@@ -116,6 +119,58 @@ def test_the_digest_is_of_bytes_and_roles_not_of_names_or_order(tmp_path):
     assert of == source_digest(DataRecipe(train=[str(two), str(copy)]))
     assert of != source_digest(DataRecipe(train=[str(one)], test=[str(two)]))
     assert of != source_digest(DataRecipe(train=[str(one)]))
+
+
+def test_what_was_read_has_the_digest_that_was_taken_before(tmp_path):
+    path = tmp_path / "a.jsonl.gz"
+    path.write_bytes(gzip.compress(write_lines(tmp_path / "a.jsonl", alpaca(60)).read_bytes()))
+    recipe = DataRecipe(train=[str(path)], test=[str(as_parquet(tmp_path / "b.parquet"))])
+    assert screen(recipe, lambda _: None).source_digest == source_digest(recipe)
+
+
+def test_a_source_that_changes_between_digest_and_reading_is_refused(tmp_path):
+    path = write_lines(tmp_path / "a.jsonl", alpaca(60))
+    recipe = DataRecipe(train=[str(path)])
+    taken = source_digest(recipe)
+    write_lines(path, alpaca(60, start=1))
+    with pytest.raises(InvalidData, match="sources changed before they were read"):
+        validate_sources(recipe, tmp_path, 0, "a", sources=taken)
+    assert sorted(each.name for each in tmp_path.iterdir()) == ["a.jsonl"]
+    assert validate_sources(recipe, tmp_path, 0, "a").source_digest == source_digest(recipe) != taken
+
+
+@pytest.mark.parametrize("put_back", [False, True])
+def test_a_source_that_changes_while_it_is_read_is_refused(tmp_path, monkeypatch, put_back):
+    path = write_lines(tmp_path / "a.jsonl", alpaca(60))
+    content, status, real = path.read_bytes(), path.stat(), reading._read_stream
+
+    def slowly(stream, name):
+        path.write_bytes(content.replace(b"answer", b"poison"))
+        rows = real(stream, name)
+        if put_back:
+            path.write_bytes(content)
+            os.utime(path, ns=(status.st_atime_ns, status.st_mtime_ns))
+        return rows
+
+    monkeypatch.setattr(reading, "_read_stream", slowly)
+    with pytest.raises(InvalidData, match=r"a\.jsonl: the file changed while it was read"):
+        reading.read(path)
+
+
+def test_a_hub_dataset_is_read_at_the_commit_that_it_counts_by(tmp_path, monkeypatch):
+    import datasets
+
+    commits = iter(["one", "one", "one", "two"])
+    read = []
+    rows = [{"instruction": row["instruction"], "input": "", "output": row["output"]} for row in alpaca(60)]
+    monkeypatch.setattr("tasks.data.sources.hub_revision", lambda _: next(commits))
+    monkeypatch.setattr("tasks.data.reading.hub_revision", lambda _: next(commits))
+    monkeypatch.setattr(datasets, "load_dataset", lambda name, revision, split: read.append(revision) or rows)
+    recipe = DataRecipe(train=["hf:org/name"])
+    assert validate_sources(recipe, tmp_path, 0, "a").rows["train"]
+    with pytest.raises(InvalidData, match="sources changed"):
+        validate_sources(recipe, tmp_path, 0, "a")
+    assert read == ["one", "two"]
 
 
 def test_the_order_of_sources_changes_nothing_that_comes_out(tmp_path, validate):

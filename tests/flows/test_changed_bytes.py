@@ -46,7 +46,7 @@ def key(name: str, **values: Any) -> Callable[[Path], None]:
 
 def other_template(folder: Path) -> None:
     path = folder / "chat_template.jinja"
-    path.write_text(path.read_text("utf-8").replace("<|assistant|>", "<|system|>"), "utf-8")
+    path.write_text(path.read_text("utf-8").replace("|>\n", "|> "), "utf-8")
 
 
 def own_base(shop: Any) -> Path:
@@ -54,51 +54,53 @@ def own_base(shop: Any) -> Path:
     return Path(shutil.copytree(shop.base, shop.home / "own-base"))
 
 
-@pytest.mark.parametrize(
-    ("step", "name"), [("merged", "model/model.safetensors"), ("weights", "weights/adapter_model.safetensors")]
-)
-def test_one_bit_that_flips_before_register_is_refused_and_the_step_is_made_again(shop, retrain, step, name):
-    recipe = shop.recipe(f"flipped-{step}", training=QUICK)
+def test_one_bit_that_flips_before_register_is_refused_and_the_step_is_made_again(shop, retrain):
+    recipe = shop.recipe("flipped", training=QUICK)
     place = preflight(recipe)
     dataset = validate(recipe, place)
     tokenized = preprocess(dataset, recipe, place)
     weights = train(tokenized, recipe, place)
     report = evaluate(weights, dataset, tokenized, recipe, place)
     merged = merge(weights, dataset, tokenized, recipe, place)
-    before = {"merged": merged, "weights": weights}[step]
-    flip(before.path(name))
-    with pytest.raises(StateUnusable, match=rf"{name} does not hold its digest.*run again"):
-        register(dataset, tokenized, weights, report, merged, recipe, place)
+    for path in (weights.path("weights/adapter_model.safetensors"), merged.path("model/model.safetensors")):
+        flip(path)
+        with pytest.raises(StateUnusable, match=rf"{path.name} does not hold its digest.*run again"):
+            register(dataset, tokenized, weights, report, merged, recipe, place)
+        flip(path)
     assert lookup.find(shop.uri, recipe.name, version=1) is None
 
+    for path in (weights.path("weights/adapter_model.safetensors"), merged.path("model/model.safetensors")):
+        flip(path)
     done = retrain(recipe)
-    again = getattr(done, step)
-    assert (again.digest, again.reused) == (before.digest, False)
+    assert not done.weights.reused and not done.merged.reused
+    assert (done.weights.digest, done.merged.digest) == (weights.digest, merged.digest)
     folder = versions.model_folder(shop.uri, recipe.name, 1, shop.state.root / "cache")
     assert model_digest(folder) == merged.model_digest == lookup.find(shop.uri, recipe.name, version=1).tags["model"]
 
 
-@pytest.mark.parametrize(
-    ("kind", "name"),
-    [
-        ("validate", "train.jsonl"),
-        ("preprocess", "train.parquet"),
-        ("answers", "answers.jsonl"),
-        ("merge", "manifest.json"),
-    ],
-)
-def test_a_finished_step_with_other_bytes_of_the_same_size_is_not_used(fresh, retrain, kind, name):
+SPOILT = {
+    "validate": "train.jsonl",
+    "preprocess": "train.parquet",
+    "answers": "answers.jsonl",
+    "evaluate": "rows.parquet",
+    "merge": "manifest.json",
+}
+
+
+def test_a_finished_step_with_other_bytes_of_the_same_size_is_not_used(fresh, retrain):
     recipe = fresh.recipe("spoilt", training=QUICK)
     first = retrain(recipe)
-    before, version = fresh.finished(kind), first.versions.version
-    folder = fresh.state.steps / kind / next(iter(before))
-    content = (folder / name).read_bytes()
-    flip(folder / name)
+    before = {kind: fresh.finished(kind) for kind in SPOILT}
+    folders = {kind: fresh.state.steps / kind / next(iter(names)) for kind, names in before.items()}
+    contents = {kind: (folders[kind] / name).read_bytes() for kind, name in SPOILT.items()}
+    for kind, name in SPOILT.items():
+        flip(folders[kind] / name)
     again = retrain(recipe)
-    after = fresh.finished(kind)
-    assert {each for each in before if before[each] != after[each]} == {folder.name}
-    assert name == "manifest.json" or (folder / name).read_bytes() == content
-    assert again.weights.reused and again.versions.version == version
+    for kind, name in SPOILT.items():
+        after = fresh.finished(kind)
+        assert {each for each in before[kind] if before[kind][each] != after[each]} == {folders[kind].name}, kind
+        assert name == "manifest.json" or (folders[kind] / name).read_bytes() == contents[kind], kind
+    assert again.weights.reused and again.versions.version == first.versions.version
 
 
 def test_sources_that_change_after_the_run_began_are_refused(fresh, retrain):
@@ -212,7 +214,7 @@ def test_a_base_of_the_same_weights_is_another_base_by_config_stop_tokens_tokeni
 def test_nothing_that_was_made_with_other_stop_tokens_is_used_again(shop, retrain, tmp_path):
     retrain(shop.recipe("stops", training=QUICK))
     base = Path(shutil.copytree(shop.base, tmp_path / "base"))
-    BASES["stop tokens"](base)
+    key("generation_config.json", eos_token_id=[0, 2])(base)
     answers = shop.finished("answers")
     done = retrain(shop.recipe("stops", base={"model": str(base)}, training=QUICK))
     assert done.dataset.reused

@@ -33,8 +33,8 @@ def test_the_measured_merge_is_in_the_run_the_release_and_the_card(released, sho
 
 def test_an_adapter_that_cannot_be_folded_is_handed_on_with_the_reason(released, shop):
     why = "there is nothing to fold into the base"
-    weights = released.weights.model_copy(update={"digest": "another", "not_merged": why})
-    recipe = shop.recipe("colours")
+    weights = released.weights.model_copy(update={"not_merged": why})
+    recipe = shop.recipe("colours", merging={"prompts": 5})
     made = merge(weights, released.dataset, released.tokenized, recipe, preflight(recipe))
     assert (made.kind, made.rule, made.parity, made.candidates) == ("adapter", "", None, [])
     assert made.reason == why and why in markdown(made)

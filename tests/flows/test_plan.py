@@ -11,11 +11,13 @@ import pytest
 from flows.command import run
 from tasks import planning
 from tasks.artifacts import TokenizedDataset, TrainedWeights
+from tasks.choosing import with_method
 from tasks.errors import InvalidRecipe
 from tasks.modeling.memory import Memory, PackSize, Prediction
 from tasks.planning import GIB, Option, Plan
 from tasks.recipe import ComputeRecipe, Recipe, Strategy
 from tasks.recipe_methods import EightBitLoraMethod, FullMethod, LoraMethod, QLoraMethod
+from tasks.settings import State
 from tasks.workload import LARGEST_FILE, Workload, workload
 
 
@@ -79,6 +81,15 @@ def test_auto_becomes_the_best_method_that_fits_without_any_weights(
         update={"training": told.training.model_copy(update={"method": type(found.training.method)()})}
     )
     assert f"plan: {chosen} on cpu" in caplog.text
+
+
+def test_the_choice_is_made_anew_for_a_base_of_another_shape(wide: Path, colours: Path, tmp_path: Path) -> None:
+    told = recipe(wide, colours, method={"type": "auto", "memory_gib": 6}, learning_rate=1e-3)
+    state = State(tmp_path / "state")
+    assert with_method(told, state).training.method.type == "lora"
+    config = json.loads((wide / "config.json").read_text("utf-8"))
+    (wide / "config.json").write_text(json.dumps(config | {"num_hidden_layers": 1}), "utf-8")
+    assert with_method(told, state).training.method.type == "full"
 
 
 def test_a_recipe_that_says_its_method_stays_as_it_is(tiny_base: Path, colours: Path) -> None:

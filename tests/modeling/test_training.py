@@ -12,7 +12,9 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from tasks.errors import OutOfMemory, StateUnusable, TrainingDiverged, WorkerDied
+from tasks.digests import model_digest
+from tasks.errors import InvalidBaseModel, OutOfMemory, StateUnusable, TrainingDiverged, WorkerDied
+from tasks.file_digests import file_digest
 from tasks.modeling import events, launch
 from tasks.modeling.batches import collate
 from tasks.modeling.job import JOB, TrainingJob
@@ -126,6 +128,25 @@ def test_early_stopping_keeps_the_best_weights(job: Make) -> None:
 
 
 @pytest.mark.parametrize("schedule", list(Schedule))
+def test_a_training_that_read_another_base_or_other_examples_takes_no_step(job: Make, tiny_base: Path) -> None:
+    made = job(max_steps=2)
+    digests = (file_digest(made.train), file_digest(made.validation))
+    with pytest.raises(InvalidBaseModel, match=f"{tiny_base}: its files changed before it was read"):
+        Training(made.model_copy(update={"base_digest": "0" * 64}))
+    with pytest.raises(StateUnusable, match="validation.parquet: it changed after it was tokenised"):
+        Training(made.model_copy(update={"data_digests": (digests[0], "0" * 64)}))
+    assert not (made.folder / "events.jsonl").exists()
+    right = {"base_digest": model_digest(tiny_base), "data_digests": digests}
+    assert Training(made.model_copy(update=right)).run().step == 2
+
+
+def test_an_adapter_is_described_in_the_same_bytes_by_every_process(job: Make) -> None:
+    made = job(method=LoraMethod(target_modules=["v_proj", "q_proj", "down_proj"]), max_steps=1)
+    Training(made).run()
+    config = json.loads((made.folder / "weights" / "adapter_config.json").read_text("utf-8"))
+    assert config["target_modules"] == ["down_proj", "q_proj", "v_proj"]
+
+
 def test_the_learning_rate_rises_then_follows_its_schedule(job: Make, schedule: Schedule) -> None:
     made = job(schedule=schedule, warmup_ratio=0.25, learning_rate=1e-3)
     Training(made).run()

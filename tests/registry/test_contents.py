@@ -2,6 +2,7 @@
 
 import json
 import shutil
+import time
 from collections.abc import Callable
 from pathlib import Path
 
@@ -95,6 +96,7 @@ def test_a_version_without_weights_is_refused(registered, spoilt, tmp_path):
 
 def test_what_this_machine_has_read_is_not_read_again(registered, tmp_path, monkeypatch):
     uri, _, folder = registered
+    time.sleep(0.1)  # as old as any version that another process reads
     versions.model_folder(uri, NAME, 1, tmp_path)
     monkeypatch.setattr(file_digests, "_known", {})
     monkeypatch.setattr(file_digests, "file_digest", lambda path: pytest.fail(f"{path} was read again"))
