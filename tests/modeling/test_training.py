@@ -133,7 +133,7 @@ def test_a_training_that_read_another_base_or_other_examples_takes_no_step(job: 
     digests = (file_digest(made.train), file_digest(made.validation))
     with pytest.raises(InvalidBaseModel, match=f"{tiny_base}: its files changed before it was read"):
         Training(made.model_copy(update={"base_digest": "0" * 64}))
-    with pytest.raises(StateUnusable, match="validation.parquet: it changed after it was tokenised"):
+    with pytest.raises(StateUnusable, match=r"validation\.parquet: it changed after it was tokenised"):
         Training(made.model_copy(update={"data_digests": (digests[0], "0" * 64)}))
     assert not (made.folder / "events.jsonl").exists()
     right = {"base_digest": model_digest(tiny_base), "data_digests": digests}
