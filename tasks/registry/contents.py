@@ -1,6 +1,5 @@
 """A version's files against the digests in its tags: all bytes at first, and on this machine what changed since."""
 
-import tempfile
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -8,6 +7,7 @@ from tasks.digests import digest, digest_of_files, holds, model_digest, model_fi
 from tasks.errors import InvalidBaseModel, StateUnusable, UnknownVersion
 from tasks.file_digests import file_digest, known_digest, remembered
 from tasks.registry.packaging import DIGEST_TAG, SERVE_MODEL, Package, local_folder
+from tasks.scratch import scratch_folder
 
 PACKAGE_TAG = "package"
 """Digest of the files that are run or read beside the weights."""
@@ -59,18 +59,29 @@ def fault_of(tags: Mapping[str, str], folder: Path, note: Path) -> str:
 
 
 def weights_in(folder: Path) -> Path:
-    """The weights inside a version's folder, as its `MLmodel` names them; raises UnknownVersion where it names none."""
+    """The weights inside a version's folder, as its `MLmodel` names them.
+
+    Raises UnknownVersion where it names none, or a place or a link that leads out of the version's folder.
+    """
     import yaml
 
     try:
         described = yaml.safe_load((folder / DESCRIPTION).read_text("utf-8"))
         artifacts = described["flavors"]["python_function"].get("artifacts", {})
-        return folder / str((artifacts.get("adapter") or artifacts["model"])["path"])
+        weights = folder / str((artifacts.get("adapter") or artifacts["model"])["path"])
     except (ValueError, KeyError, TypeError, AttributeError, yaml.YAMLError) as fault:
         raise UnknownVersion(
             f"{folder}: this version was not registered here, or its {DESCRIPTION} was changed: it names neither a "
             "model nor an adapter."
         ) from fault
+    root = folder.resolve()
+    for path in (weights, *folder.rglob("*")):
+        if not path.resolve().is_relative_to(root):
+            raise UnknownVersion(
+                f"{folder}: this version is not whole: {path} leads to {path.resolve()}, outside of it; register it "
+                "again."
+            )
+    return weights
 
 
 def landed(tracking_uri: str, location: str, package: Package) -> str:
@@ -84,9 +95,9 @@ def landed(tracking_uri: str, location: str, package: Package) -> str:
     sources[CODE] = SERVE_MODEL
     try:
         unequal = _unequal_models(package, folder) if folder else ""
-        with tempfile.TemporaryDirectory(prefix="tuneline-landed-") as scratch:
+        with scratch_folder() as scratch:
             copies = {
-                name: folder / name if folder else _fetched(tracking_uri, f"{location}/{name}", Path(scratch))
+                name: folder / name if folder else _fetched(tracking_uri, f"{location}/{name}", scratch)
                 for name in (DESCRIPTION, *sources)
             }
             digests = {name: file_digest(path) for name, path in copies.items()}

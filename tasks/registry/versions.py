@@ -14,6 +14,7 @@ from typing import Any
 
 from tasks.child_environment import child_environment
 from tasks.digests import DESCRIBING, WEIGHTS, model_digest
+from tasks.durable import write_text
 from tasks.errors import ServiceUnavailable, StateUnusable, UnknownVersion, WorkRefused
 from tasks.hub import snapshot
 from tasks.locks import DAY, locked
@@ -130,12 +131,12 @@ def checked_folder(tracking_uri: str, name: str, version: int, cache: Path) -> P
     if found is None:
         raise UnknownVersion(f"{tracking_uri}: {name}/{version} does not exist.")
     address, note = contents.notes_of(cache, name, version, tracking_uri)
-    known = Path(address.read_text("utf-8")) if address.is_file() else None
-    if known is None or not (known / contents.DESCRIPTION).is_file():
-        known = version_folder(tracking_uri, name, version, cache)
+    folder = _noted(address)
+    if folder is None:
+        folder = version_folder(tracking_uri, name, version, cache)
         with writable(address.parent):
-            address.write_text(str(known), "utf-8")
-    folder, fault = known, contents.fault_of(found.tags, known, note)
+            write_text(address, str(folder))
+    fault = contents.fault_of(found.tags, folder, note)
     if fault and folder.is_relative_to(cache):
         # A copy of what the registry has, spoilt here: fetched once more.
         shutil.rmtree(folder)
@@ -147,6 +148,17 @@ def checked_folder(tracking_uri: str, name: str, version: int, cache: Path) -> P
             f"(`tuneline rollback {name}`); deleted in MLflow, it is made again by the next run of its recipe."
         )
     return folder
+
+
+def _noted(address: Path) -> Path | None:
+    """The version's folder in a note; a torn note names none: a relative path would lead into the working folder."""
+    try:
+        text = address.read_text("utf-8")
+    except (OSError, ValueError):
+        return None
+    folder = Path(text)
+    whole = folder.is_absolute() and "\0" not in text and (folder / contents.DESCRIPTION).is_file()
+    return folder if whole else None
 
 
 def version_folder(tracking_uri: str, name: str, version: int, cache: Path) -> Path:
