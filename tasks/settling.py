@@ -169,11 +169,11 @@ def _standing(candidate: lookup.Version, production: lookup.Version | None, cham
 
 def asked(versions: ModelVersions, questions: Sequence[dict[str, Any]], state: State) -> PolicyCheck:
     """Load each version as a consumer would and ask it; raises WorkRefused where it does not answer."""
-    from tasks.registry import versions as registered
+    from tasks.registry import smoke_test
 
     uri, cache = state.tracking_uri, state.root / "cache"
     pairs = [(versions.name, versions.version), (versions.adapter_name, versions.adapter_version)]
-    answers = [registered.ask(uri, name, version, questions, cache) for name, version in pairs if name]
+    answers = [smoke_test.ask(uri, name, version, questions, cache) for name, version in pairs if name]
     if not any(answer.strip() for answer in answers[0]):
         raise WorkRefused(f"promote: {versions.name}/{versions.version} loads, but answers nothing to {questions[0]}.")
     same = len(answers) < 2 or answers[0] == answers[1]

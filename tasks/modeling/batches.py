@@ -3,10 +3,21 @@
 import random
 from collections.abc import Sequence
 from dataclasses import dataclass
+from pathlib import Path
 
 import torch
 
 from tasks.prompts import IGNORED
+
+Examples = Sequence[tuple[list[int], list[int]]]
+
+
+def read_examples(path: Path) -> Examples:
+    """The (input_ids, labels) pairs of a tokenised split."""
+    import pyarrow.parquet as pq
+
+    table = pq.read_table(path, columns=["input_ids", "labels"])
+    return list(zip(table["input_ids"].to_pylist(), table["labels"].to_pylist(), strict=True))
 
 
 @dataclass(frozen=True)

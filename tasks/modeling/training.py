@@ -11,7 +11,6 @@ import shutil
 import time
 from collections.abc import Callable, Sequence
 from contextlib import nullcontext
-from pathlib import Path
 from typing import Any
 
 import torch
@@ -21,7 +20,7 @@ from tasks.durable import sync_tree, write_text
 from tasks.errors import StateUnusable, TrainingDiverged
 from tasks.file_digests import file_digest
 from tasks.modeling import checkpoints, saving, sharing
-from tasks.modeling.batches import Pack, collate, fill, plan
+from tasks.modeling.batches import Pack, collate, fill, plan, read_examples
 from tasks.modeling.checkpoints import Progress
 from tasks.modeling.events import EVENTS, EventLog
 from tasks.modeling.job import TrainingJob
@@ -30,7 +29,6 @@ from tasks.modeling.methods import autocast_dtype, count, device, load_for_train
 from tasks.modeling.outcome import SUMMARY, WEIGHTS, Summary, weights_files
 from tasks.modeling.schedules import learning_rate
 
-Examples = Sequence[tuple[list[int], list[int]]]
 PRECISIONS = {torch.float32: "no", torch.bfloat16: "bf16", torch.float16: "fp16"}
 MOST_SKIPPED = 30
 """Steps in a row whose gradients may overflow fp16. Each halves the scale of the loss, which starts at 2 ** 16."""
@@ -38,14 +36,6 @@ MOST_SKIPPED = 30
 
 class Interrupted(Exception):
     """The process was asked to end; a checkpoint is written."""
-
-
-def read_examples(path: Path) -> Examples:
-    """The (input_ids, labels) pairs of a tokenised split."""
-    import pyarrow.parquet as pq
-
-    table = pq.read_table(path, columns=["input_ids", "labels"])
-    return list(zip(table["input_ids"].to_pylist(), table["labels"].to_pylist(), strict=True))
 
 
 class Training:

@@ -3,7 +3,7 @@
 import pytest
 
 from tasks.errors import InvalidRecipe, UnknownVersion
-from tasks.registry import lookup, versions
+from tasks.registry import lookup, smoke_test
 from tasks.registry.tracking import connect
 
 METHODS = {
@@ -37,7 +37,7 @@ def test_a_method_goes_the_whole_path_and_its_version_answers_as_it_was_scored(n
         assert {number for alias, number in there.items() if alias == "production"} == promoted
     assert kind == "merged" or done.merged.reason
     rows = [{"messages": [{"role": "user", "content": row["prompt"]}]} for row in done.report.examples]
-    given = versions.ask(shop.uri, recipe.name, found.version, rows, shop.state.root / "cache")
+    given = smoke_test.ask(shop.uri, recipe.name, found.version, rows, shop.state.root / "cache")
     assert given == [row["candidate"] for row in done.report.examples]
 
 
@@ -53,7 +53,7 @@ def test_what_cannot_be_merged_within_the_bounds_answers_on_its_quantised_base(s
     card = done.versions.path("MODEL_CARD.md").read_text("utf-8")
     assert "stays an adapter: folded, it answers differently (nearest rule: dequantised)" in card
     rows = [{"messages": [{"role": "user", "content": row["prompt"]}]} for row in done.report.examples]
-    given = versions.ask(shop.uri, recipe.name, done.versions.version, rows, shop.state.root / "cache")
+    given = smoke_test.ask(shop.uri, recipe.name, done.versions.version, rows, shop.state.root / "cache")
     assert given == [row["candidate"] for row in done.report.examples]
 
 

@@ -139,7 +139,7 @@ def test_a_7b_base_on_a_gpu_takes_what_the_decision_page_says(name: str) -> None
 def compared(job: TrainingJob, base: Path, tokens: int) -> float:
     """Predicted over measured peak of a real training process."""
     summary = launch.train(job, lambda _: None)
-    from tasks.modeling.training import read_examples
+    from tasks.modeling.batches import read_examples
 
     examples = read_examples(job.train)
     together = sum(len(ids) for ids, _ in examples)

@@ -16,12 +16,12 @@ from tasks.digests import model_digest
 from tasks.errors import InvalidBaseModel, OutOfMemory, StateUnusable, TrainingDiverged, WorkerDied
 from tasks.file_digests import file_digest
 from tasks.modeling import events, launch
-from tasks.modeling.batches import collate
+from tasks.modeling.batches import collate, read_examples
 from tasks.modeling.job import JOB, TrainingJob
 from tasks.modeling.losses import pack_losses
 from tasks.modeling.methods import load_base, load_for_training, trainable
 from tasks.modeling.outcome import Attempt
-from tasks.modeling.training import Interrupted, Training, read_examples
+from tasks.modeling.training import Interrupted, Training
 from tasks.modeling.worker import Exit
 from tasks.prompts import IGNORED, Example
 from tasks.recipe import ComputeRecipe, Schedule

@@ -10,7 +10,7 @@ import pytest
 import yaml
 
 from tasks.errors import ServiceUnavailable, UnknownVersion, WorkRefused
-from tasks.registry import packaging, versions
+from tasks.registry import packaging, smoke_test, versions
 
 ROWS = [{"instruction": "Where is it?"}]
 SECRETS = {
@@ -54,7 +54,7 @@ def test_a_versions_code_sees_no_secret_and_nothing_of_the_registry(
     marker.unlink()  # MLflow runs the file when it logs it
     for name, value in SECRETS.items():
         monkeypatch.setenv(name, value)
-    assert versions.ask(registry[0], "curious", version, ROWS, tmp_path)
+    assert smoke_test.ask(registry[0], "curious", version, ROWS, tmp_path)
     environment = json.loads(marker.read_text("utf-8"))
     assert "secret" not in str(environment)
     assert not [name for name in environment if name.startswith(("MLFLOW_TRACKING", "PREFECT_", "AWS_"))]
@@ -67,7 +67,7 @@ def test_asking_leaves_the_artifact_store_as_it_was(register, registry, tmp_path
     version = register("tidy")
     folder = versions.version_folder(registry[0], "tidy", version, tmp_path)
     before = {path: path.stat().st_mtime_ns for path in folder.rglob("*")}
-    versions.ask(registry[0], "tidy", version, ROWS, tmp_path)
+    smoke_test.ask(registry[0], "tidy", version, ROWS, tmp_path)
     assert {path: path.stat().st_mtime_ns for path in folder.rglob("*")} == before
 
 
@@ -79,7 +79,7 @@ def test_a_version_whose_weights_lie_outside_of_it_is_refused(register, registry
     described = yaml.safe_load((folder / "MLmodel").read_text("utf-8"))
     described["flavors"]["python_function"]["artifacts"]["model"]["path"] = address
     (folder / "MLmodel").write_text(yaml.safe_dump(described), "utf-8")
-    for attempt in (versions.model_folder, lambda *given: versions.ask(*given[:3], ROWS, given[3])):
+    for attempt in (versions.model_folder, lambda *given: smoke_test.ask(*given[:3], ROWS, given[3])):
         with pytest.raises(UnknownVersion, match="outside of it"):
             attempt(registry[0], name, version, tmp_path)
 
@@ -105,10 +105,10 @@ def test_the_hubs_base_of_an_adapter_is_fetched_before_its_version_is_asked(
     config = versions.base_config(f"org/tiny@{REVISION}", tiny_base)
     version = register("bound", folder=tiny_adapter, kind="adapter", **config)
     with pytest.raises(ServiceUnavailable, match="org/tiny"):
-        versions.ask(registry[0], "bound", version, ROWS, tmp_path)
+        smoke_test.ask(registry[0], "bound", version, ROWS, tmp_path)
     monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path / "hub"))
     monkeypatch.setenv("HF_TOKEN", "hf_secret")
-    assert versions.ask(registry[0], "bound", version, ROWS, tmp_path)
+    assert smoke_test.ask(registry[0], "bound", version, ROWS, tmp_path)
 
 
 def test_a_version_whose_adapter_is_pickled_does_not_answer(
@@ -118,4 +118,4 @@ def test_a_version_whose_adapter_is_pickled_does_not_answer(
     (folder / "adapter_model.safetensors").rename(folder / "adapter_model.bin")
     version = register("pickled", folder=folder, kind="adapter", **versions.base_config(str(tiny_base), tiny_base))
     with pytest.raises(WorkRefused, match="pickled weights are not loaded"):
-        versions.ask(registry[0], "pickled", version, ROWS, tmp_path)
+        smoke_test.ask(registry[0], "pickled", version, ROWS, tmp_path)

@@ -12,7 +12,7 @@ from tasks import file_digests
 from tasks.digests import digest, model_digest, weights_digest
 from tasks.errors import InvalidBaseModel, StateUnusable, UnknownVersion, WorkRefused
 from tasks.file_digests import file_digest
-from tasks.registry import contents, lookup, packaging, versions
+from tasks.registry import contents, lookup, packaging, smoke_test, versions
 from tasks.registry.tracking import connect
 
 ROWS = [{"instruction": "Where is it?"}]
@@ -72,7 +72,7 @@ def test_a_version_with_one_other_bit_is_neither_read_nor_asked(registered, spoi
     spoilt(name)
     for use in (
         lambda: versions.model_folder(uri, NAME, 1, tmp_path / "cache"),
-        lambda: versions.ask(uri, NAME, 1, ROWS, tmp_path / "cache"),
+        lambda: smoke_test.ask(uri, NAME, 1, ROWS, tmp_path / "cache"),
     ):
         with pytest.raises(WorkRefused, match=rf"{NAME}/1 .*registered"):
             use()

@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from tasks.errors import StateUnusable
-from tasks.registry import database, relocation, tracking, versions
+from tasks.registry import database, relocation, smoke_test, tracking, versions
 from tasks.registry.tracking import connect
 
 ROOT = Path(__file__).parents[2]
@@ -82,7 +82,7 @@ def test_after_relocating_the_version_loads_and_answers_from_the_new_place(moved
     assert "experiments 1, runs 1, logged_models 1" in done.stdout and "1 of 1 versions have their files" in done.stdout
     uri = f"sqlite:///{moved}/mlflow.db"
     assert versions.model_folder(uri, "desk", 1, moved / "cache").is_relative_to(moved)
-    assert len(versions.ask(uri, "desk", 1, ROWS, moved / "cache")) == 1
+    assert len(smoke_test.ask(uri, "desk", 1, ROWS, moved / "cache")) == 1
     run = tracking.open_run(uri, "tuneline", "key", "desk", {})
     assert tracking.read_json(run, "missing.json") is None
     assert [entry.path for entry in connect(uri).list_artifacts(run.run_id, "notes")] == ["notes/note.txt"]

@@ -11,7 +11,7 @@ from urllib.request import urlopen
 import pytest
 
 from tasks.digests import model_digest
-from tasks.registry import aliases, contents, lookup, tracking, versions
+from tasks.registry import aliases, contents, lookup, smoke_test, tracking, versions
 from tasks.registry.tracking import Point, connect
 
 pytestmark = pytest.mark.slow
@@ -75,8 +75,8 @@ def test_versions_are_downloaded_once_asked_and_looked_up(server, run, tiny_base
     assert versions.model_folder(server, "desk", merged, tmp_path) == folder
     assert (folder / "config.json").read_bytes() == (tiny_base / "config.json").read_bytes()
     assert lookup.find(server, "desk", version=merged).tags["package"] == contents.package_digest(folder.parents[1])
-    answers = versions.ask(server, "desk-adapter", adapter, ROWS, tmp_path)
-    assert answers != versions.ask(server, "desk", merged, ROWS, tmp_path)
+    answers = smoke_test.ask(server, "desk-adapter", adapter, ROWS, tmp_path)
+    assert answers != smoke_test.ask(server, "desk", merged, ROWS, tmp_path)
     kept = {path.name.rpartition("-")[0] for path in tmp_path.iterdir() if path.is_dir() and "-" in path.name}
     assert kept == {"desk-1", "desk-adapter-1", "base-tiny-1"}
 

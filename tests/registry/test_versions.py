@@ -12,7 +12,7 @@ import pytest
 
 from tasks.digests import model_digest
 from tasks.errors import StateUnusable, UnknownVersion, WorkRefused
-from tasks.registry import packaging, versions
+from tasks.registry import packaging, smoke_test, versions
 from tasks.registry.tracking import connect
 
 ROWS = [{"instruction": "Cancel the order, please.", "input": "A-1"}, {"instruction": "Where is it?"}]
@@ -95,14 +95,14 @@ def test_the_weights_of_a_version_are_read_in_place_byte_for_byte(registered, ti
 
 def test_a_full_version_answers_as_transformers_does(registered, tiny_base, tmp_path):
     uri, _, _, merged = registered
-    got = versions.ask(uri, NAME, merged, ROWS, tmp_path)
+    got = smoke_test.ask(uri, NAME, merged, ROWS, tmp_path)
     assert got == directly(tiny_base, ROWS, system="Be brief.")
     assert all(got)
 
 
 def test_an_adapter_version_answers_as_base_plus_adapter(registered, tiny_base, tiny_adapter, tmp_path):
     uri, _, adapter, _ = registered
-    got = versions.ask(uri, f"{NAME}-adapter", adapter, ROWS, tmp_path)
+    got = smoke_test.ask(uri, f"{NAME}-adapter", adapter, ROWS, tmp_path)
     assert got == directly(tiny_base, ROWS, tiny_adapter)
     assert got != directly(tiny_base, ROWS)
 
@@ -117,7 +117,7 @@ def test_an_adapter_refuses_another_base_and_names_both_digests(registered, tiny
     save_file(weights, other / "model.safetensors", metadata={"format": "pt"})
     monkeypatch.setenv("BASE_MODEL", str(other))
     with pytest.raises(WorkRefused) as refused:
-        versions.ask(uri, f"{NAME}-adapter", adapter, ROWS, tmp_path)
+        smoke_test.ask(uri, f"{NAME}-adapter", adapter, ROWS, tmp_path)
     assert model_digest(other) in str(refused.value)
     assert model_digest(tiny_base) in str(refused.value)
 
@@ -125,7 +125,7 @@ def test_an_adapter_refuses_another_base_and_names_both_digests(registered, tiny
 def test_a_version_that_answers_too_late_is_refused(registered, tmp_path):
     uri, _, _, merged = registered
     with pytest.raises(WorkRefused, match="within 0 s"):
-        versions.ask(uri, NAME, merged, ROWS, tmp_path, timeout=0.3)
+        smoke_test.ask(uri, NAME, merged, ROWS, tmp_path, timeout=0.3)
 
 
 def test_a_copy_left_by_a_crash_before_the_version_is_used_and_not_made_again(registered, tiny_base, monkeypatch):
