@@ -6,6 +6,8 @@ from collections.abc import Mapping
 from functools import cache
 from typing import Any, get_type_hints
 
+from tasks.escaping import shortened
+
 # Set by the loader, or no option of the method but of the whole adapter.
 _OURS = {
     "task_type",
@@ -52,10 +54,12 @@ def make_config(peft_type: str, options: Mapping[str, Any]) -> Any:
     kinds = get_type_hints(chosen)
     for name, value in options.items():
         try:
-            TypeAdapter(kinds[name], config=ConfigDict(arbitrary_types_allowed=True)).validate_python(value)
+            finite = ConfigDict(arbitrary_types_allowed=True, allow_inf_nan=False)
+            TypeAdapter(kinds[name], config=finite).validate_python(value)
         except ValidationError as fault:
             problem = fault.errors()[0]["msg"]
-            raise ValueError(f"options.{name}: found {value!r}; {peft_type} wants {kinds[name]}: {problem}") from fault
+            wanted = f"{peft_type} wants {kinds[name]}: {problem}"
+            raise ValueError(f"options.{name}: found {shortened(value)}; {wanted}") from fault
     try:
         return chosen(**options, task_type="CAUSAL_LM")
     except (TypeError, ValueError) as fault:

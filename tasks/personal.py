@@ -61,7 +61,7 @@ def identity_number(number: str) -> bool:
     (True, True)
     """
     plain = "".join(filter(str.isalnum, number))
-    total = sum(int(digit) * (1 << (17 - place)) for place, digit in enumerate(plain[:17]))
+    total = sum(int(digit) * (1 << (17 - index)) for index, digit in enumerate(plain[:17]))
     return "10X98765432"[total % 11] == plain[17].upper()
 
 
@@ -113,16 +113,16 @@ def redact(text: str) -> tuple[str, Counter[str]]:
     >>> redact("write to ann@example.org")
     ('write to <email>', Counter({'email': 1}))
     """
-    found: Counter[str] = Counter()
+    counts: Counter[str] = Counter()
     folded = text if text.isascii() else text.translate(_FOLDED)
     for kind in KINDS:
-        places = [match.span() for match in kind.pattern.finditer(folded) if kind.holds(match.group())]
-        for start, end in reversed(places):
+        spans = [match.span() for match in kind.pattern.finditer(folded) if kind.holds(match.group())]
+        for start, end in reversed(spans):
             text = text[:start] + kind.placeholder + text[end:]
             folded = folded[:start] + kind.placeholder + folded[end:]
-        if places:
-            found[kind.check] += len(places)
-    return text, found
+        if spans:
+            counts[kind.check] += len(spans)
+    return text, counts
 
 
 def hidden(value: Any) -> Any:

@@ -59,22 +59,22 @@ class _Source:
     def read(cls, path: Path) -> Self:
         """The values of a YAML file; raises InvalidRecipe where it is not one mapping."""
         try:
-            found = parse(text_of(path))
+            document = parse(text_of(path))
         except InvalidYaml as fault:
             raise InvalidRecipe(f"{path}{f':{fault.line}' if fault.line else ''}: {fault}") from None
         except OSError as fault:
             raise InvalidRecipe(_unreadable(path, fault)) from None
-        if found.values is None:
+        if document.values is None:
             raise InvalidRecipe(f"{path}: the file is empty; {_SMALLEST}")
-        if not isinstance(found.values, dict):
+        if not isinstance(document.values, dict):
             raise InvalidRecipe(
-                f"{path}:1: found {shortened(found.values)}; a recipe is a mapping of keys; {_SMALLEST}"
+                f"{path}:1: found {shortened(document.values)}; a recipe is a mapping of keys; {_SMALLEST}"
             )
-        data = found.values
+        data = document.values
         # Written out, so that `--set base.revision=...` finds a mapping.
         source = cls(path, data | ({"base": {"model": data["base"]}} if isinstance(data.get("base"), str) else {}))
-        source.origins |= {key: f"{path}:{line}" for key, line in found.lines.items()}
-        for key, line, first in found.repeated:
+        source.origins |= {key: f"{path}:{line}" for key, line in document.lines.items()}
+        for key, line, first in document.repeated:
             name = ".".join(map(str, key))
             source.faults.append(f"{path}:{line}: {name}: found twice, first on line {first}; keep one")
         return source
@@ -88,11 +88,11 @@ class _Source:
             self.faults.append(f"{option}: found no key=value; write for example --set training.max_steps=5")
             return
         try:
-            found = parse(value)
+            document = parse(value)
         except InvalidYaml as fault:
             self.faults.append(f"{option}: {fault}")
             return
-        for repeated, *_ in found.repeated:
+        for repeated, *_ in document.repeated:
             self.faults.append(f"{option}: {'.'.join(map(str, (*keys, *repeated)))}: found twice; keep one")
         inside = self.data
         for depth, key in enumerate(keys[:-1], start=1):
@@ -105,7 +105,7 @@ class _Source:
                 return
             self.origins.setdefault(tuple(keys[:depth]), option)
             inside = values
-        inside[keys[-1]] = found.values
+        inside[keys[-1]] = document.values
         place = tuple(keys)
         # Lines of what was there before would be wrong for what stands there now.
         self.origins = {known: line for known, line in self.origins.items() if known[: len(place)] != place}

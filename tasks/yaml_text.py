@@ -60,13 +60,13 @@ def text_of(path: Path) -> str:
 
 def parse(text: str) -> YamlText:
     """The one document of a text. Raises InvalidYaml with the line."""
-    found = YamlText()
+    document = YamlText()
     try:
         loader = _Loader(text)
         node = loader.get_single_node()
         if node is not None:
-            found.lines[()] = _line(node)
-            found.values = _value(loader, node, (), found)
+            document.lines[()] = _line(node)
+            document.values = _value(loader, node, (), document)
     except yaml.MarkedYAMLError as fault:
         mark = fault.problem_mark or fault.context_mark
         problem = printable(str(fault.problem or fault.context))
@@ -74,7 +74,7 @@ def parse(text: str) -> YamlText:
     except yaml.reader.ReaderError as fault:
         line = text[: fault.position].count("\n") + 1
         raise InvalidYaml(f"not YAML: character U+{fault.character:04X} is not allowed", line) from None
-    return found
+    return document
 
 
 class _Loader(yaml.SafeLoader):
@@ -104,19 +104,19 @@ def _line(node: yaml.Node) -> int:
     return int(node.start_mark.line) + 1
 
 
-def _value(loader: yaml.SafeLoader, node: yaml.Node, key: Key, found: YamlText) -> Any:
+def _value(loader: yaml.SafeLoader, node: yaml.Node, key: Key, document: YamlText) -> Any:
     if isinstance(node, yaml.MappingNode):
-        return dict(_items(loader, node, key, found))
+        return dict(_items(loader, node, key, document))
     if isinstance(node, yaml.SequenceNode):
         items = []
         for index, child in enumerate(node.value):
-            found.lines[(*key, index)] = _line(child)
-            items.append(_value(loader, child, (*key, index), found))
+            document.lines[(*key, index)] = _line(child)
+            items.append(_value(loader, child, (*key, index), document))
         return items
     return _scalar(loader, node)
 
 
-def _items(loader: yaml.SafeLoader, node: yaml.MappingNode, key: Key, found: YamlText) -> Iterator[tuple[str, Any]]:
+def _items(loader: yaml.SafeLoader, node: yaml.MappingNode, key: Key, document: YamlText) -> Iterator[tuple[str, Any]]:
     for key_node, value_node in node.value:
         line = _line(key_node)
         if key_node.tag == _MERGE:
@@ -125,11 +125,11 @@ def _items(loader: yaml.SafeLoader, node: yaml.MappingNode, key: Key, found: Yam
             raise InvalidYaml("a key is one word, not a list or a mapping", line)
         name = str(_scalar(loader, key_node))
         inner = (*key, name)
-        if inner in found.lines:
-            found.repeated.append((inner, line, found.lines[inner]))
+        if inner in document.lines:
+            document.repeated.append((inner, line, document.lines[inner]))
         else:
-            found.lines[inner] = line
-        yield name, _value(loader, value_node, inner, found)
+            document.lines[inner] = line
+        yield name, _value(loader, value_node, inner, document)
 
 
 def _scalar(loader: yaml.SafeLoader, node: yaml.Node) -> Any:

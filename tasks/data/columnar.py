@@ -87,7 +87,7 @@ def _batch_size(metadata: Any, wanted: Collection[str], name: str) -> int:
 def _stored(metadata: Any, wanted: Collection[str]) -> tuple[int, int, int]:
     """Bytes of the wanted columns: unpacked, as they are stored, and of the longest column in one group of rows."""
     groups = [metadata.row_group(group) for group in range(metadata.num_row_groups)]
-    chunks = [group.column(place) for group in groups for place in range(metadata.num_columns)]
+    chunks = [group.column(index) for group in groups for index in range(metadata.num_columns)]
     inside = tuple(f"{column}." for column in wanted)
     chunks = [chunk for chunk in chunks if f"{chunk.path_in_schema}.".startswith(inside)]
     sizes = [chunk.total_uncompressed_size for chunk in chunks]
@@ -99,18 +99,18 @@ def _rows(batch: Any, name: str, first: int) -> Iterator[Row]:
     try:
         values = batch.to_pylist()
     except (ValueError, OverflowError, LookupError, TypeError, RecursionError):
-        yield from (_row(batch, place, f"{name}:#{first + place}") for place in range(batch.num_rows))
+        yield from (_row(batch, index, f"{name}:#{first + index}") for index in range(batch.num_rows))
         return
     for number, value in enumerate(values, start=first):
         yield row_of(f"{name}:#{number}", value)
 
 
-def _row(batch: Any, place: int, source: str) -> Row:
+def _row(batch: Any, index: int, source: str) -> Row:
     """One row cell by cell, faulty where one is no value: text that is not UTF-8, a date that no calendar has."""
     values = {}
     for column in batch.schema.names:
         try:
-            values[column] = batch.column(column)[place].as_py()
+            values[column] = batch.column(column)[index].as_py()
         except (ValueError, OverflowError, LookupError, TypeError, RecursionError) as fault:
             return Row(source, values, f"{column}: a cell that cannot be read ({type(fault).__name__})", "schema")
     return row_of(source, values)

@@ -9,7 +9,7 @@ from collections.abc import Iterator
 from typing import BinaryIO, Literal
 
 from tasks.data.encoding import Encoding
-from tasks.data.rows import LONGEST_LINE, Row, too_long
+from tasks.data.rows import LONGEST_LINE, MOST_BLANK_LINES, Row, blank_lines, too_long
 from tasks.errors import InvalidData
 from tasks.escaping import LISTED, listed, shortened
 from tasks.main_memory import MemoryWatch
@@ -57,12 +57,16 @@ def _table(stream: BinaryIO, encoding: Encoding, name: str, tab: bool, spaces: S
 
 def _lines(text: io.TextIOWrapper, name: str) -> Iterator[str]:
     """Physical lines without the byte order marks that files put together have inside."""
+    blank = 0
     for number in itertools.count(1):
         line = text.readline(LONGEST_LINE + 1)
         if not line:
             return
         if len(line) > LONGEST_LINE:
             raise too_long(name, number, "CSV")
+        blank = 0 if line.strip() else blank + 1
+        if blank > MOST_BLANK_LINES:
+            raise blank_lines(name, number)
         yield line.lstrip("\ufeff")
 
 
@@ -122,7 +126,7 @@ def _header(cells: list[str], where: str) -> list[str]:
     names = [cell.strip() for cell in cells]
     while names and not names[-1]:
         names.pop()
-    names = [name or f"column {place}" for place, name in enumerate(names, start=1)]
+    names = [name or f"column {number}" for number, name in enumerate(names, start=1)]
     if len(names) < 2:
         raise InvalidData(f"{where}: a header of one column; names are divided by comma, semicolon or tab.")
     if repeated := [name for name, count in Counter(names).items() if count > 1]:

@@ -5,7 +5,6 @@ import hashlib
 import io
 import os
 import re
-import stat
 import zlib
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -16,7 +15,7 @@ from tasks.errors import InvalidData
 from tasks.file_digests import Stamp
 from tasks.main_memory import free_main_memory, gigabytes
 
-GZIP = b"\x1f\x8b"
+GZIP, PARQUET = b"\x1f\x8b", b"PAR1"
 ALWAYS_UNPACKED, LARGEST_RATIO = 256 << 20, 200
 """Bytes that a packed file may always unpack to, and how many times its own size beyond; text packs 3 to 20 times."""
 HEAD = 512
@@ -86,7 +85,12 @@ def opened(path: Path, fingerprint: bool = True) -> Iterator[OpenSource]:
             stamp = Stamp.of(os.fstat(raw.fileno()))
             content = hashlib.file_digest(raw, "sha256").hexdigest() if fingerprint else ""
             raw.seek(0)
-            stream = _unpacked(raw, path, size) if raw.read(2) == GZIP else _plain(raw, path, size)
+            start = raw.read(4)
+            raw.seek(0)
+            stream = _unpacked(raw, path, size) if start[:2] == GZIP else raw
+            # Of Parquet only some columns are read: what they take is asked there.
+            if stream is raw and start != PARQUET:
+                _refuse_too_large(size, free_main_memory(), path)
             _refuse_other_kinds(stream, path)
             yield OpenSource(stream, content)
             if fingerprint and Stamp.of(os.fstat(raw.fileno())) != stamp:
@@ -117,15 +121,7 @@ def refuse_unpacked(unpacked: int, packed: int, name: str) -> None:
         )
 
 
-def _plain(raw: BinaryIO, path: Path, size: int) -> BinaryIO:
-    if stat.S_ISREG(path.stat().st_mode):
-        _refuse_too_large(size, free_main_memory(), path)
-    raw.seek(0)
-    return raw
-
-
 def _unpacked(raw: BinaryIO, path: Path, size: int) -> BinaryIO:
-    raw.seek(0)
     free = free_main_memory()
 
     def check(unpacked: int) -> None:

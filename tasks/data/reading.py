@@ -9,16 +9,12 @@ from typing import Any, BinaryIO
 from tasks.data import encoding
 from tasks.data.columnar import BATCH, parquet, stored_size, table_rows
 from tasks.data.delimited import delimited
-from tasks.data.opening import first_byte, opened
-from tasks.data.rows import LONGEST_LINE, Row, Rows, row_of, too_long
+from tasks.data.opening import PARQUET, first_byte, opened
+from tasks.data.rows import LONGEST_LINE, MOST_BLANK_LINES, Row, Rows, blank_lines, row_of, too_long
 from tasks.data.sources import HubDataset, Source, hub_revision, pinned, unreachable
 from tasks.errors import InvalidData
 from tasks.escaping import printable
 from tasks.main_memory import MemoryWatch, free_main_memory, gigabytes
-
-PARQUET = b"PAR1"
-MOST_BLANK_LINES = 1_000_000
-"""One after the other; more are no text."""
 
 
 def read(source: Source, columns: Collection[str] = ()) -> Rows:
@@ -55,12 +51,14 @@ def _read_hub(source: HubDataset, columns: Collection[str]) -> Rows:
     revision = hub_revision(source)
     try:
         table = datasets.load_dataset(source.name, revision=revision, split=source.split)
-    except (OSError, HTTPError, ValueError, RuntimeError) as fault:
+        wanted = [name for name in table.column_names if name in columns] or table.column_names
+        unread = tuple(name for name in table.column_names if name not in wanted)
+        batches = table.select_columns(wanted).with_format("arrow").iter(batch_size=BATCH)
+        return Rows(
+            str(source), "hub dataset", "UTF-8", table_rows(batches, str(source)), unread, pinned(source, revision)
+        )
+    except (OSError, HTTPError, ValueError, RuntimeError, datasets.exceptions.DatasetsError) as fault:
         raise InvalidData(unreachable(source, fault)) from fault
-    wanted = [name for name in table.column_names if name in columns] or table.column_names
-    unread = tuple(name for name in table.column_names if name not in wanted)
-    batches = table.select_columns(wanted).with_format("arrow").iter(batch_size=BATCH)
-    return Rows(str(source), "hub dataset", "UTF-8", table_rows(batches, str(source)), unread, pinned(source, revision))
 
 
 def _read_file(path: Path, columns: Collection[str]) -> Rows:
@@ -149,7 +147,7 @@ def _physical(stream: BinaryIO, name: str, longest: int) -> Iterator[tuple[int, 
             continue
         blank += 1
         if blank > MOST_BLANK_LINES:
-            raise InvalidData(f"{name}:{number}: more than {MOST_BLANK_LINES:,} blank lines one after the other.")
+            raise blank_lines(name, number)
 
 
 def _is_json(line: str) -> bool:

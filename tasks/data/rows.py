@@ -7,6 +7,8 @@ from tasks.errors import InvalidData
 
 LONGEST_LINE = 64 << 20
 """Characters; a longer line is not one record."""
+MOST_BLANK_LINES = 1_000_000
+"""One after the other; more are no text."""
 DEEPEST = 100
 """Lists and objects inside each other; Python gives up at about a thousand, and no format of records needs ten."""
 
@@ -54,6 +56,11 @@ def _deeper(values: Any, most: int) -> bool:
 def _inside(value: Any) -> Iterator[Any]:
     items = value.values() if isinstance(value, dict) else value
     return (item for item in items if isinstance(item, dict | list))
+
+
+def blank_lines(name: str, number: int) -> InvalidData:
+    """The refusal of a file that goes on without saying anything."""
+    return InvalidData(f"{name}:{number}: more than {MOST_BLANK_LINES:,} blank lines one after the other.")
 
 
 def too_long(name: str, number: int, kind: str) -> InvalidData:

@@ -101,7 +101,12 @@ def combined(fingerprints: Mapping[SplitRole, Sequence[str]]) -> str:
 
 
 def _fingerprint(source: Source) -> str:
-    return file_digest(source) if isinstance(source, Path) else pinned(source, hub_revision(source))
+    if not isinstance(source, Path):
+        return pinned(source, hub_revision(source))
+    try:
+        return file_digest(source)
+    except OSError as fault:
+        raise InvalidData(f"{source}: cannot be read ({fault.strerror or type(fault).__name__}).") from fault
 
 
 def pinned(source: HubDataset, revision: str) -> str:

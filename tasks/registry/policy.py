@@ -85,33 +85,34 @@ class PromotionPolicy(Rule):
 def load(path: Path) -> PromotionPolicy:
     """The policy of a YAML file. Raises InvalidRecipe with every fault in one message: line, key, what was found."""
     try:
-        found = parse(text_of(path))
+        document = parse(text_of(path))
     except OSError as fault:
         raise InvalidRecipe(
             f"{path}: the promotion policy cannot be read ({fault.strerror}); name one that exists."
         ) from fault
     except InvalidYaml as fault:
         raise InvalidRecipe(f"{path}{f':{fault.line}' if fault.line else ''}: {fault}.") from None
-    if not isinstance(found.values, dict):
+    if not isinstance(document.values, dict):
         raise InvalidRecipe(
-            f"{path}: found {type(found.values).__name__}, expected keys such as `suite` and `minimum_scores`."
+            f"{path}: found {type(document.values).__name__}, expected keys such as `suite` and `minimum_scores`."
         )
     faults = [
         f"{path}:{line}: {listed(['.'.join(map(str, key))])}: found twice, first on line {first}; keep one."
-        for key, line, first in found.repeated
+        for key, line, first in document.repeated
     ]
     try:
-        policy = PromotionPolicy.model_validate(found.values)
+        policy = PromotionPolicy.model_validate(document.values)
     except ValidationError as fault:
-        faults += [_fault(path, found, error) for error in fault.errors()]
+        faults += [_fault(path, document, error) for error in fault.errors()]
     if faults:
         raise InvalidRecipe("\n".join(faults))
     return policy
 
 
-def _fault(path: Path, found: YamlText, error: Any) -> str:
+def _fault(path: Path, document: YamlText, error: Any) -> str:
     location = tuple(error["loc"])
-    line = next(found.lines[location[:end]] for end in range(len(location), -1, -1) if location[:end] in found.lines)
+    around = (location[:end] for end in range(len(location), -1, -1))
+    line = next(document.lines[key] for key in around if key in document.lines)
     where = f"{path}:{line}: {listed(['.'.join(map(str, location))]) or 'policy'}"
     if not location:
         return f"{path}: {error['ctx']['error']}."

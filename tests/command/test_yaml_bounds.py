@@ -120,6 +120,12 @@ def test_a_number_without_an_end_is_refused_in_every_part_of_a_recipe(tmp_path, 
     assert f"{key}: found" in str(refused.value)
 
 
+def test_a_number_without_an_end_is_refused_among_the_options_of_peft_too(tmp_path):
+    method = "{type: peft, peft_type: LOHA, options: {r: 4, rank_dropout: .inf}}"
+    with pytest.raises(InvalidRecipe, match=r"options\.rank_dropout: found inf"):
+        load_recipe(written(tmp_path, "x.yaml", GOOD), [f"training.method={method}"])
+
+
 def test_no_stage_of_a_recipe_takes_an_infinite_number():
     for stage in (TrainingRecipe, EvaluationRecipe, MergingRecipe, ServingRecipe, policy.PromotionPolicy):
         assert stage.model_config["allow_inf_nan"] is False

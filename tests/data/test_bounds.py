@@ -91,11 +91,13 @@ def test_a_csv_line_without_end_is_refused_with_its_place(tmp_path, validate):
     assert "a.csv:3: a line of more than 1,000,000 cells" in refused(validate, path)
 
 
-def test_blank_lines_without_end_are_refused(tmp_path, validate):
-    path = write_lines(tmp_path / "a.jsonl", alpaca(3))
-    with path.open("a") as stream:
-        stream.write("\n" * 1_500_000)
-    assert "more than 1,000,000 blank lines" in refused(validate, path)
+@pytest.mark.parametrize(
+    ("name", "start"),
+    [("a.jsonl", '{"instruction": "a", "output": "b"}\n'), ("a.csv", "instruction,output\na,b\n"), ("a.json", "")],
+)
+def test_blank_lines_without_end_are_refused(tmp_path, validate, name, start):
+    (tmp_path / name).write_text(start + "\n" * 1_500_000)
+    assert "more than 1,000,000 blank lines" in refused(validate, tmp_path / name)
 
 
 def few_bytes_many_rows(path: Path, rows: int, text: str = "hello") -> Path:

@@ -15,8 +15,9 @@ import zipfile
 import numpy as np
 import pytest
 
-from tasks.data.sources import find
+from tasks.data.sources import find, source_digest
 from tasks.errors import InvalidData
+from tasks.recipe import DataRecipe
 from tests.data.small_files import alpaca, write_lines
 
 SECRET = "hf_AbCdEfGhIjKlMnOpQrStUvWxYz01234567"
@@ -133,6 +134,11 @@ def test_what_is_no_file_is_said_for_what_it_is(tmp_path):
     assert "a socket" in said["socket"]
     with pytest.raises(InvalidData, match="a device"):
         find("/dev/null")
+
+
+def test_a_file_that_cannot_be_read_is_named():
+    with pytest.raises(InvalidData, match=r"/proc/self/mem: cannot be read \("):
+        source_digest(DataRecipe(train=["/proc/self/mem"]))
 
 
 @pytest.mark.parametrize(
