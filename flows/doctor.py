@@ -66,12 +66,12 @@ def doctor(
     ] = False,
 ) -> None:
     """Check this machine: versions, memory, GPUs, number formats that are fast here, servers, state folder."""
-    here = state()
+    home = state()
     if relocate:
-        prepare_environment(here)
-        Console().print(relocated(here), soft_wrap=True, highlight=False)
+        prepare_environment(home)
+        Console().print(relocated(home), soft_wrap=True, highlight=False)
         return
-    findings = examine(here)
+    findings = examine(home)
     Console().print(screen(findings))
     if any(finding.verdict == "broken" for finding in findings):
         raise typer.Exit(1)

@@ -71,13 +71,13 @@ def old_locations(database: Path) -> list[str]:
 
 def _is_old(location: str, database: Path) -> bool:
     """Whether this is the artifact folder of a state folder that this database has left, or was copied from."""
-    folder, here = local_folder(location), database.with_name(ARTIFACTS)
-    if folder is None or folder.name != ARTIFACTS or not here.is_dir():
+    folder, beside = local_folder(location), database.with_name(ARTIFACTS)
+    if folder is None or folder.name != ARTIFACTS or not beside.is_dir():
         return False
     if not folder.exists():
         return True
     origin = folder.with_name(database.name)
-    return not folder.samefile(here) and origin.exists() and not origin.samefile(database)
+    return not folder.samefile(beside) and origin.exists() and not origin.samefile(database)
 
 
 def relocate(tracking_uri: str) -> Relocation | None:

@@ -83,21 +83,21 @@ RECORDS: dict[str, dict[str, Damage]] = {
 
 @pytest.fixture(scope="module")
 def whole(module_job: Make) -> TrainingJob:
-    made = module_job("whole")
-    Training(made).run()
-    return made
+    small = module_job("whole")
+    Training(small).run()
+    return small
 
 
 @pytest.fixture(scope="module")
 def stopped(module_job: Make) -> TrainingJob:
     """A training of 12 steps, stopped after step 4 and after step 8, each time with a checkpoint and a best."""
-    made = module_job("stopped")
+    small = module_job("stopped")
     for _ in range(2):
-        asked = iter([False] * 3 + [True])
+        stops = iter([False] * 3 + [True])
         with pytest.raises(Interrupted):
-            Training(made, stop=lambda asked=asked: next(asked)).run()
-    assert sorted(path.name for path in (made.folder / "best").iterdir()) == ["step-00000004", "step-00000008"]
-    return made
+            Training(small, stop=lambda stops=stops: next(stops)).run()
+    assert sorted(path.name for path in (small.folder / "best").iterdir()) == ["step-00000004", "step-00000008"]
+    return small
 
 
 @pytest.fixture
@@ -297,22 +297,22 @@ def test_a_second_divergence_from_the_same_checkpoint_deletes_it(broken: Trainin
 
 
 def test_a_base_that_gives_no_numbers_is_not_tried_again(job: Make) -> None:
-    made = job()
+    small = job()
     failed = launch.Try(code=Exit.diverged, failure=Exit.diverged, text="E: step 1: the loss is nan", taken=0)
-    error = launch._failure(made, failed, Attempt())
+    error = launch._failure(small, failed, Attempt())
     assert type(error) is PermanentError and "step 1: the loss is nan" in str(error)
 
 
 def test_a_gradient_that_is_no_number_ends_the_try_before_a_checkpoint_can_hold_it(job: Make) -> None:
-    made = job(method=LoraMethod(rank=4, alpha=8, dropout=0.0))
-    training = Training(made, stop=lambda: training.progress.step == 6)
+    small = job(method=LoraMethod(rank=4, alpha=8, dropout=0.0))
+    training = Training(small, stop=lambda: training.progress.step == 6)
     moving = training.strategy.parameters[0]
     moving.register_hook(lambda grad: grad * float("inf") if training.progress.step == 4 else grad)
     training.checkpointed -= 1e6
     with pytest.raises(TrainingDiverged, match=r"step 5: the norm of the gradients is (nan|inf)"):
         training.run()
-    assert log_of(made, "diverged")[-1]["taken"] == 4
-    for checkpoint in (made.folder / "checkpoints").iterdir():
+    assert log_of(small, "diverged")[-1]["taken"] == 4
+    for checkpoint in (small.folder / "checkpoints").iterdir():
         assert all(value.isfinite().all() for value in load_file(checkpoint / "weights.safetensors").values())
 
 
@@ -358,13 +358,13 @@ def killing(monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[[TrainingJob],
 def test_two_kills_by_the_system_without_a_step_between_them_halve_the_micro_batch(
     job: Make, killing: Callable[[TrainingJob], launch.Listener]
 ) -> None:
-    made = job()
+    small = job()
     with pytest.raises(WorkerDied, match="signal 9") as first:
-        launch.train(made, killing(made))
+        launch.train(small, killing(small))
     assert not isinstance(first.value, OutOfMemory)
     with pytest.raises(OutOfMemory, match=r"twice and came no further than step 0.*a guess"):
-        launch.train(made, killing(made))
-    attempt = launch.read(made.folder / ATTEMPTS, Attempt)
+        launch.train(small, killing(small))
+    attempt = launch.read(small.folder / ATTEMPTS, Attempt)
     assert attempt is not None and attempt.micro_batch_divisor == 2
 
 

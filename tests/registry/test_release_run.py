@@ -124,20 +124,20 @@ def test_a_damaged_note_is_named_and_the_run_found_by_its_key(release, state, st
 
 
 def test_two_flow_runs_that_find_the_same_step_at_once_tell_it_once(release, step):
-    told, made = [], step("evaluate")
+    runs, evaluated = [], step("evaluate")
     first = release()
     first.open()
 
     def tell(run: MlflowRun) -> None:
-        told.append(run.run_id)
+        runs.append(run.run_id)
         time.sleep(0.3)
 
-    flows = [threading.Thread(target=release().once, args=(made, tell)) for _ in range(3)]
+    flows = [threading.Thread(target=release().once, args=(evaluated, tell)) for _ in range(3)]
     for flow in flows:
         flow.start()
     for flow in flows:
         flow.join()
-    assert told == [first.open().run_id]
+    assert runs == [first.open().run_id]
 
 
 def test_a_run_that_cannot_be_ended_keeps_its_status_and_the_flow_its_outcome(release, state, caplog):

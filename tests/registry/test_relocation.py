@@ -27,7 +27,7 @@ def command(state: Path, *words: str) -> "subprocess.CompletedProcess[str]":
 
 
 @pytest.fixture(scope="module")
-def made(empty_store, tiny_base, tmp_path_factory) -> Path:
+def original(empty_store, tiny_base, tmp_path_factory) -> Path:
     """A state folder with a registered base model in production; its name needs encoding in an address."""
     state = tmp_path_factory.mktemp("made") / "state of 50 %"
     state.mkdir()
@@ -43,14 +43,14 @@ def made(empty_store, tiny_base, tmp_path_factory) -> Path:
 
 
 @pytest.fixture
-def moved(made, tmp_path) -> Path:
+def moved(original, tmp_path) -> Path:
     """The state folder in another place; the old place is gone."""
     before, state = tmp_path / "before", tmp_path / "moved"
-    shutil.copytree(made, before)
+    shutil.copytree(original, before)
     with closing(sqlite3.connect(before / "mlflow.db")) as store, store:
         # As if it had been made there.
         for table, column in relocation.COLUMNS:
-            for old, new in ((made.as_uri(), before.as_uri()), (str(made), str(before))):
+            for old, new in ((original.as_uri(), before.as_uri()), (str(original), str(before))):
                 store.execute(f"update {table} set {column} = replace({column}, ?, ?)", (old, new))
     assert not relocation.moved(f"sqlite:///{before}/mlflow.db")
     before.rename(state)
