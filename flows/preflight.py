@@ -1,12 +1,12 @@
 """A recipe in, its workplace out, after everything that can be checked for nothing was checked."""
 
+import logging
 import os
 import shutil
-from contextlib import suppress
 from pathlib import Path
 
 from tasks.adapters import check_adapters
-from tasks.bases import REGISTRY, described
+from tasks.bases import REGISTRY, check_support, described
 from tasks.data.dataset import source_digest
 from tasks.errors import InvalidBaseModel, PermanentError, ServiceUnavailable, StateUnusable
 from tasks.modeling import processes
@@ -15,12 +15,13 @@ from tasks.recipe import BaseModelRecipe, Recipe
 from tasks.recipe_methods import CombineMethod
 from tasks.registry import policy, relocation
 from tasks.settings import State, prepare_environment, state
-from tasks.store import writable
+from tasks.store import StepStore, writable
 from tasks.workplace import Workplace
 
 MOST_STARTS = 5
 COPIES = 4
 """A base model's weights, merged, in a step, on its way to the registry, and there."""
+log = logging.getLogger("tuneline")
 
 
 def preflight(recipe: Recipe, evaluated: str = "") -> Workplace:
@@ -57,22 +58,28 @@ def refuse_to_start_for_ever() -> None:
 
 
 def _check_base(base: BaseModelRecipe, here: State) -> None:
-    """A folder must hold a model; a name that can be nothing else than a folder must be one.
+    """A folder must hold a model; a name that can be nothing else than a folder must be one; its type must work here.
 
     Of a hub's or the registry's base, what it says of itself is looked at before anything is spent on it.
     """
     name = base.model
+    if name in CARRIED:
+        return
     if Path(name).is_dir():
-        verified(Path(name).resolve(), name, base.trust_remote_code)
-    elif name.startswith(REGISTRY) or (is_hub_name(name) and name not in CARRIED):
-        # Where no service answers, the step that fetches the base tries again, and checks the same.
-        with suppress(ServiceUnavailable):
-            described(base, here)
-    elif name not in CARRIED:
+        folder = verified(Path(name).resolve(), name, base.trust_remote_code).folder
+    elif name.startswith(REGISTRY) or is_hub_name(name):
+        try:
+            folder = described(base, here)
+        except ServiceUnavailable as fault:
+            # The step that fetches the base tries again, and checks the same.
+            log.warning("preflight: the base model is not tried yet. %s", fault)
+            return
+    else:
         raise InvalidBaseModel(
             f"base.model: {name!r} is no folder ({Path(name).absolute()}), no carried model "
             f"({', '.join(sorted(CARRIED))}), no hub name (org/name) and no models:/ address."
         )
+    check_support(folder, name, base.trust_remote_code, StepStore(here.steps))
 
 
 def _check_room(recipe: Recipe, root: Path) -> None:

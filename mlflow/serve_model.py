@@ -10,11 +10,16 @@ on another machine; another base than the adapter was trained on is refused, be 
 
 import hashlib
 import json
+import logging
 import os
+import random
+import secrets
 from pathlib import Path
 
 import pandas as pd
+from mlflow.exceptions import MlflowException
 from mlflow.models import set_model
+from mlflow.protos.databricks_pb2 import INTERNAL_ERROR, INVALID_PARAMETER_VALUE
 from mlflow.pyfunc import PythonModel
 
 BATCH_ROWS = 64
@@ -22,6 +27,26 @@ BASE_FILES = (
     "*.safetensors", "*.json", "*.jinja", "*.model", "*.txt", "*.codes", "*.tokenizer", "*.tiktoken", "*.py"
 )  # fmt: skip
 BASE_TEMPLATES = "additional_chat_templates/*.jinja"
+LIMITS = {"rows": 256, "stops": 8, "stop_characters": 64, "characters_per_token": 16, "max_tokens": 1_000_000}
+"""Of one request: rows; stop strings and their length; characters of a row for each token of the context; new tokens
+of a row, which end at the context in any case. `model_config={"limits": {…}}` changes single ones."""
+CONTEXT = 4096
+"""Tokens, for a model that says nowhere how many it reads."""
+ROLES, COLUMNS = ("system", "user", "assistant", "tool"), ("messages", "instruction", "input")
+TEMPERATURES = (0.01, 2.0)
+log = logging.getLogger("tuneline")
+
+
+class ServingError(MlflowException):
+    """A request that is not answered, with the reason. MLflow's server sends the message of such errors only."""
+
+    def __init__(self, reason, code=INVALID_PARAMETER_VALUE):
+        super().__init__(reason, error_code=code)
+
+    def serialize_as_json(self):
+        # MLflow's server has written the whole request into the message by now.
+        self.message = str(self)
+        return super().serialize_as_json()
 
 
 class AnswersInstructions(PythonModel):
@@ -34,6 +59,7 @@ class AnswersInstructions(PythonModel):
         settings = dict(context.model_config or {})
         adapter = context.artifacts.get("adapter")
         weights = context.artifacts.get("model") or base_folder(settings.get("base_model"), settings.get("base_digest"))
+        self.limits = limits_of(settings.get("limits") or {})
         self.system = settings.get("system") or ""
         trusted = settings.get("trust_remote_code") is True
         self.tokenizer = AutoTokenizer.from_pretrained(adapter or weights, trust_remote_code=trusted)
@@ -58,55 +84,112 @@ class AnswersInstructions(PythonModel):
         # The folder's own sampling defaults would change what "greedy" means.
         model.generation_config = GenerationConfig(eos_token_id=self.stop_ids or None, pad_token_id=self.pad_id())
         self.model = (model if quantised else model.to(device)).eval()
+        self.context = context_of(model)
+        # Behind a prefix in the cache pads stand before the prompt, where a window would count them as tokens.
+        prefix = self.reads_soft_prompt() and model.active_peft_config.peft_type == "PREFIX_TUNING"
+        self.batch_rows = 1 if prefix and getattr(model.config, "sliding_window", None) else BATCH_ROWS
 
     def pad_id(self):
         ids = (self.tokenizer.pad_token_id, self.tokenizer.eos_token_id, 0)
         return next(token for token in ids if token is not None)
 
+    # The hint is one that MLflow checks nothing by; without any it says at each load that there is none.
     def predict(self, context, model_input: pd.DataFrame, params=None):  # noqa: ARG002 (MLflow's signature)
-        rows = model_input.to_dict("records")
-        # Unknown columns are dropped before this, and rows without columns are no rows.
-        if not rows:
-            raise ValueError("No rows: give 'messages', or 'instruction' and 'input'.")
+        try:
+            return self.answered(rows_of(model_input, self.limits["rows"]), **(params or {}))
+        except MlflowException:
+            raise
+        except Exception as fault:
+            # The trace is for this server's log, not for whoever asked.
+            log.exception("a request failed")
+            raise ServingError(f"The model failed: {type(fault).__name__}: {fault}", INTERNAL_ERROR) from fault
+
+    def answered(self, rows, max_tokens=256, temperature=0.0, top_p=1.0, seed=None, stop=()):
+        check_sampling(max_tokens, temperature, top_p)
+        stops = self.stop_strings(stop)
         prompts = [self.prompt_ids(number, row) for number, row in enumerate(rows, 1)]
+        seed = secrets.randbits(63) if seed is None else int(seed)
+        most = min(int(max_tokens), self.limits["max_tokens"])
         answers = []
-        for start in range(0, len(prompts), BATCH_ROWS):
-            answers += self.answers(prompts[start : start + BATCH_ROWS], **(params or {}))
+        for start in range(0, len(prompts), self.batch_rows):
+            batch = prompts[start : start + self.batch_rows]
+            numbers = range(start, start + len(batch)) if temperature else ()
+            samplers = [sampler(seed, number, temperature, top_p, self.model.device) for number in numbers]
+            answers += self.answers(batch, most, samplers, stops)
         return answers
+
+    def stop_strings(self, stop):
+        stops, longest = list(stop), self.limits["stop_characters"]
+        if len(stops) > self.limits["stops"]:
+            raise ServingError(f"{len(stops)} stop strings: at most {self.limits['stops']} are taken.")
+        for text in stops:
+            if not isinstance(text, str) or not 0 < len(text) <= longest:
+                raise ServingError(f"stop: every stop string is a text of 1 to {longest} characters.")
+        return stops
 
     def prompt_ids(self, number, row):
         messages = messages_of(number, row)
-        if self.system and messages[0].get("role") != "system":
+        if self.system and messages[0]["role"] != "system":
             messages.insert(0, {"role": "system", "content": self.system})
-        text = self.tokenizer.apply_chat_template(messages, tokenize=False, add_generation_prompt=True)
+        characters = sum(len(message["content"]) for message in messages)
+        most = self.context * self.limits["characters_per_token"]
+        if characters > most:
+            raise ServingError(f"Row {number}: the prompt has {characters:,} characters; at most {most:,} are read.")
+        try:
+            text = self.tokenizer.apply_chat_template(messages, tokenize=False, add_generation_prompt=True)
+        except Exception as fault:
+            raise ServingError(f"Row {number}: the chat template does not print it: {fault}") from fault
         ids = self.tokenizer(text, add_special_tokens=False)["input_ids"]
-        room = getattr(self.model.config, "max_position_embeddings", None)
-        if room and len(ids) >= room:
-            raise ValueError(f"Row {number}: the prompt has {len(ids)} tokens; this model reads fewer than {room}.")
+        if len(ids) >= self.context:
+            raise ServingError(
+                f"Row {number}: the prompt has {len(ids)} tokens; this model reads fewer than {self.context}."
+            )
         return ids
 
-    def answers(self, prompts, max_tokens=256, temperature=0.0, top_p=1.0, seed=0, stop=()):
-        import torch
+    def answers(self, prompts, max_tokens, samplers=(), stops=()):
+        """A text for each prompt. A row ends at its own limit; those with more room than others go on after them."""
+        limits = [min(max_tokens, self.context - len(prompt)) for prompt in prompts]
+        new = [[] for _ in prompts]
+        waiting = list(range(len(prompts)))
+        while waiting:
+            steps = min(limits[row] - len(new[row]) for row in waiting)
+            drawing = [samplers[row] for row in waiting] if samplers else []
+            generated = self.generated([prompts[row] + new[row] for row in waiting], steps, drawing, stops)
+            for row, ids in zip(waiting, generated, strict=True):
+                new[row] += ids
+            waiting = [row for row in waiting if len(new[row]) < limits[row] and not self.ended(new[row], stops)]
+        return [self.text(ids, stops) for ids in new]
 
-        width = max(map(len, prompts))
+    def generated(self, rows, steps, samplers, stops):
+        """New token ids of each row, at most `steps`."""
+        import torch
+        from transformers import LogitsProcessorList, StoppingCriteriaList
+
+        width = max(map(len, rows))
         # Masked by place: the padding token may be the very token that ends an answer.
-        ids = [[self.pad_id()] * (width - len(prompt)) + prompt for prompt in prompts]
-        mask = [[0] * (width - len(prompt)) + [1] * len(prompt) for prompt in prompts]
-        options = {"do_sample": temperature > 0, "max_new_tokens": int(max_tokens)}
-        if temperature > 0:
-            options |= {"temperature": float(temperature), "top_p": float(top_p), "top_k": 0}
-            torch.manual_seed(int(seed))
-        stops = [str(text) for text in stop]
-        if stops:
-            options |= {"stop_strings": stops, "tokenizer": self.tokenizer}
+        ids = [[self.pad_id()] * (width - len(row)) + row for row in rows]
+        mask = [[0] * (width - len(row)) + [1] * len(row) for row in rows]
         device = self.model.device
         ids, mask = torch.tensor(ids, device=device), torch.tensor(mask, device=device)
+        options = {"do_sample": False, "max_new_tokens": steps}
+        if samplers:
+            options["logits_processor"] = LogitsProcessorList(
+                [lambda _, scores: torch.cat([draw(row[None]) for draw, row in zip(samplers, scores, strict=True)])]
+            )
+        if stops:
+            options["stopping_criteria"] = StoppingCriteriaList([stopping(self.tokenizer, stops)])
         with torch.inference_mode():
             if self.reads_soft_prompt():
                 output = after_soft_prompt(self.model, ids, mask, **options)
             else:
                 output = self.model.generate(input_ids=ids, attention_mask=mask, **options)[:, width:]
-        return [self.text(row, stops) for row in output.tolist()]
+        return output.tolist()
+
+    def ended(self, ids, stops):
+        if any(token in self.stop_ids for token in ids):
+            return True
+        text = self.tokenizer.decode(ids, skip_special_tokens=True) if stops else ""
+        return any(stop in text for stop in stops)
 
     def reads_soft_prompt(self):
         config = getattr(self.model, "active_peft_config", None)
@@ -116,6 +199,44 @@ class AnswersInstructions(PythonModel):
         end = next((place for place, token in enumerate(ids) if token in self.stop_ids), len(ids))
         text = self.tokenizer.decode(ids[:end], skip_special_tokens=True)
         return text[: min([text.find(stop) for stop in stops if stop in text], default=len(text))]
+
+
+def sampler(seed, row, temperature, top_p, device):
+    """Draws a row's tokens with random numbers of its own: no request or row beside it changes them.
+
+    transformers' sampling takes them from the process, which all requests share. Here scores, (1, vocabulary), come
+    back with Gumbel noise: the largest of them is at a token drawn from their distribution.
+    """
+    import torch
+    from transformers import LogitsProcessorList, TemperatureLogitsWarper, TopPLogitsWarper
+
+    numbers = torch.Generator(device).manual_seed(random.Random(f"{seed}/{row}").getrandbits(63))
+    warpers = LogitsProcessorList([TemperatureLogitsWarper(float(temperature))])
+    if top_p < 1:
+        warpers.append(TopPLogitsWarper(float(top_p)))
+
+    def draw(scores):
+        scores = warpers(None, scores)
+        noise = torch.empty_like(scores).exponential_(generator=numbers)
+        return scores - noise.clamp_(min=torch.finfo(noise.dtype).tiny).log()
+
+    return draw
+
+
+def stopping(tokenizer, stops):
+    """Ends a row whose newest text holds a stop string; transformers' own criterion looks into the prompt as well."""
+    import torch
+
+    tail = 8 + max(len(stop.encode()) for stop in stops)
+    steps = 0
+
+    def ended(ids, scores, **_):  # noqa: ARG001 (transformers' signature)
+        nonlocal steps
+        steps += 1
+        newest = tokenizer.batch_decode(ids[:, -min(steps, tail) :], skip_special_tokens=True)
+        return torch.tensor([any(stop in text for stop in stops) for text in newest], device=ids.device)
+
+    return ended
 
 
 def quantised_options(quantisation, device):
@@ -158,20 +279,114 @@ def stop_ids(generation_config, tokenizer):
     return sorted((ends | {tokenizer.eos_token_id}) - {None})
 
 
+def rows_of(model_input, most):
+    """Rows from what MLflow hands on: a table, rows, columns, texts, or one of them alone."""
+    if isinstance(model_input, pd.DataFrame):
+        # A list of texts that became a table has one column without a name.
+        texts = list(model_input.columns) == [0]
+        model_input = model_input[0] if texts else model_input.to_dict("records")
+    rows = listed(model_input)
+    if isinstance(rows, dict):
+        rows = transposed(rows) if is_columns(rows) else [rows]
+    elif not isinstance(rows, list):
+        rows = [rows]
+    if not rows:
+        raise ServingError("No rows: give 'messages', or 'instruction' and 'input'.")
+    if len(rows) > most:
+        raise ServingError(f"{len(rows)} rows: at most {most} are answered at once; send the others apart.")
+    return rows
+
+
+def listed(value):
+    """Arrays as lists with Python's own numbers and texts: MLflow makes arrays of what comes as JSON."""
+    value = value.tolist() if hasattr(value, "tolist") else value
+    if isinstance(value, list | tuple):
+        return [listed(each) for each in value]
+    return {name: listed(each) for name, each in value.items()} if isinstance(value, dict) else value
+
+
+def is_columns(request):
+    """Whether a request is columns, and not one row: lists of texts, or lists of conversations."""
+    chats = request.get("messages")
+    several = isinstance(chats, list) and bool(chats) and isinstance(chats[0], list)
+    return several or any(isinstance(request.get(name), list) for name in ("instruction", "input"))
+
+
+def transposed(columns):
+    lengths = {name: len(column) if isinstance(column, list) else "no list" for name, column in columns.items()}
+    if len(set(lengths.values())) > 1:
+        raise ServingError(f"Columns of different lengths: {lengths}.")
+    return [dict(zip(columns, row, strict=True)) for row in zip(*columns.values(), strict=True)]
+
+
 def messages_of(number, row):
     """A row as chat messages; an instruction's own parts stay beside its text, for templates that print them apart."""
-    messages = row.get("messages")
-    # pandas fills gaps with NaN, and hands lists on as arrays.
-    if messages is not None and not isinstance(messages, (str, float)):
-        if not len(messages):
-            raise ValueError(f"Row {number}: 'messages' is empty.")
-        return [dict(message) for message in messages]
-    instruction = row.get("instruction")
-    if not isinstance(instruction, str):
-        raise ValueError(f"Row {number} needs 'messages', or 'instruction' (and 'input').")
-    given = row["input"] if isinstance(row.get("input"), str) else ""
-    content = "\n\n".join(part for part in (instruction, given) if part)
-    return [{"role": "user", "content": content, "instruction": instruction, "input": given}]
+    row = {"instruction": row} if isinstance(row, str) else row
+    if not isinstance(row, dict):
+        raise ServingError(f"Row {number} is {row!r:.40}: give a text, 'messages', or 'instruction' and 'input'.")
+    # Tables fill the gaps of rows that differ with None or NaN.
+    row = {name: value for name, value in row.items() if value is not None and value == value}
+    if unknown := sorted(str(name) for name in row if name not in COLUMNS):
+        raise ServingError(f"Row {number}: {', '.join(unknown)}: not read; a row has {', '.join(COLUMNS)}.")
+    if "messages" in row:
+        if len(row) > 1:
+            raise ServingError(f"Row {number} has 'messages' and 'instruction' or 'input': give one of the two.")
+        return checked_turns(number, row["messages"])
+    parts = [row.get("instruction"), row.get("input", "")]
+    if not all(isinstance(part, str) for part in parts):
+        raise ServingError(f"Row {number} needs 'messages', or 'instruction' (and 'input'), as text.")
+    content = "\n\n".join(part for part in parts if part)
+    if not content:
+        raise ServingError(f"Row {number}: 'instruction' is empty.")
+    return [{"role": "user", "content": content, "instruction": parts[0], "input": parts[1]}]
+
+
+def checked_turns(number, messages):
+    """A conversation that ends where the model goes on."""
+    if not isinstance(messages, list) or not messages:
+        raise ServingError(f"Row {number}: 'messages' is empty, or no list.")
+    for turn, message in enumerate(messages, 1):
+        if not isinstance(message, dict) or message.keys() != {"role", "content"}:
+            raise ServingError(f"Row {number}, message {turn}: it has 'role' and 'content', and nothing else.")
+        if message["role"] not in ROLES:
+            raise ServingError(f"Row {number}, message {turn}: 'role' is one of {', '.join(ROLES)}.")
+        if not isinstance(message["content"], str):
+            raise ServingError(f"Row {number}, message {turn}: 'content' is text.")
+    if messages[-1]["role"] == "assistant":
+        raise ServingError(f"Row {number}: the last message is the assistant's; ask something after it.")
+    return [dict(message) for message in messages]
+
+
+def check_sampling(max_tokens, temperature, top_p):
+    for name, value in {"max_tokens": max_tokens, "temperature": temperature, "top_p": top_p}.items():
+        if value is None:
+            raise ServingError(f"{name} is null: give a number, or leave it out.")
+    lowest, highest = TEMPERATURES
+    if max_tokens < 1:
+        raise ServingError(f"max_tokens is {max_tokens}: at least 1.")
+    # A comparison with what is no number is false.
+    if not (temperature == 0 or lowest <= temperature <= highest):
+        raise ServingError(f"temperature is {temperature}: 0 (greedy), or {lowest} to {highest}.")
+    if not 0 < top_p <= 1:
+        raise ServingError(f"top_p is {top_p}: above 0, at most 1.")
+
+
+def limits_of(changes):
+    """The limits of a request, single ones changed by `model_config`."""
+    if unknown := sorted(changes.keys() - LIMITS.keys()):
+        raise ServingError(f"model_config: limits: {', '.join(unknown)}: known are {', '.join(LIMITS)}.")
+    if wrong := [name for name, value in changes.items() if type(value) is not int or value < 1]:
+        raise ServingError(f"model_config: limits: {', '.join(wrong)}: whole numbers from 1.")
+    return LIMITS | changes
+
+
+def context_of(model):
+    """Tokens of prompt and answer together that a model reads, less those of its soft prompt."""
+    config = model.config.get_text_config()
+    names = ("max_position_embeddings", "max_seq_len", "seq_length")
+    context = next((size for name in names if (size := getattr(config, name, None))), CONTEXT)
+    soft = getattr(model, "active_peft_config", None)
+    return context - (soft.num_virtual_tokens if soft is not None and soft.is_prompt_learning else 0)
 
 
 def base_folder(base_model, base_digest):

@@ -37,6 +37,10 @@ class ChosenMethod(StepRecord):
     method: dict[str, Any]
 
 
+class SupportedBase(StepRecord):
+    """A base whose architecture was tried, and passed, on a small model of its kind."""
+
+
 class ValidatedDataset(StepRecord):
     """Splits as JSON lines (`train.jsonl`, `validation.jsonl`, `test.jsonl`), `quarantine.jsonl` and the report.
 
@@ -54,7 +58,7 @@ class ValidatedDataset(StepRecord):
 class TokenizedDataset(StepRecord):
     """`train.parquet` and `validation.parquet` (input_ids, labels), `tokenizer/` with the template it was made with.
 
-    The mask report is `masks.html` and `masks.md`.
+    The mask report is `masks.html` and `masks.md`; `lengths.parquet` has the rows that models will be asked.
     """
 
     base_digest: str
@@ -66,6 +70,7 @@ class TokenizedDataset(StepRecord):
     truncated: dict[str, int] = Field(description="Answers cut at the longest length, a split.")
     dropped: dict[str, int] = Field({}, description="Records left out: the prompt alone is too long, a split.")
     max_length: int = Field(0, description="Tokens at which an example was cut; 0 where an older version made this.")
+    context: int = Field(0, description="Tokens that the base model reads; 0: it names no limit.")
 
 
 class TrainedWeights(StepRecord):

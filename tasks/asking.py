@@ -1,9 +1,9 @@
 """A model folder and a suite in, its answers out: each model asks its own template, each answers the same rows once."""
 
 import time
-from collections.abc import Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
+from itertools import zip_longest
 from pathlib import Path
 from typing import Any
 
@@ -11,10 +11,9 @@ from tasks.artifacts import GivenAnswers, StepRecord, TokenizedDataset, Who
 from tasks.data.dataset import load_split
 from tasks.data.tokenisation import messages_of
 from tasks.digests import unchanged
-from tasks.errors import InvalidData
 from tasks.evaluation.suites import Answer, Suite, SuiteRow
 from tasks.file_digests import file_digest
-from tasks.modeling import generation
+from tasks.modeling import generation, soft_prompts
 from tasks.modeling.loading import let_go, load_model, prove_live, stop_ids
 from tasks.modeling.model_files import check_code
 from tasks.modeling.origin import is_adapter, origin_of
@@ -22,6 +21,7 @@ from tasks.pages import shown_progress
 from tasks.progress import Advance
 from tasks.prompts import IGNORED, PromptRenderer
 from tasks.recipe import EvaluationRecipe, PromptRecipe, Recipe
+from tasks.room import RowLength, check_room, context_of
 from tasks.workplace import Workplace
 
 VERSION = 2
@@ -143,13 +143,18 @@ def _ask(folder: Path, asked: Asked, suite: Suite, recipe: EvaluationRecipe, adv
     started = time.monotonic()
     model, renderer = asked.load()
     prompts = [renderer.prompt_ids(row.messages) for row in suite.rows]
-    _check_room(prompts, suite, model, recipe.max_new_tokens)
+    measured = suite.rows[: recipe.perplexity_rows or None]
+    examples = [_example(renderer, row) for row in measured]
+    lengths = [
+        RowLength(row.id, "", len(prompt), len(example[0]) if example else 0)
+        for row, prompt, example in zip_longest(suite.rows, prompts, examples)
+    ]
+    check_room(suite.name, lengths, recipe.max_new_tokens, context_of(model.config) - soft_prompts.length(model))
     if asked.weights and is_adapter(asked.weights):
         prove_live(model, prompts[0])
     given = generation.generate(model, prompts, renderer.stop_ids, recipe.max_new_tokens, recipe.batch_size, advance)
-    measured = suite.rows[: recipe.perplexity_rows or None]
     likelihoods: list[tuple[float | None, int]] = [
-        *generation.reference_nll(model, [_example(renderer, row) for row in measured]),
+        *generation.reference_nll(model, examples),
         *[(None, 0)] * (len(suite.rows) - len(measured)),
     ]
     del model
@@ -177,15 +182,3 @@ def _example(renderer: PromptRenderer, row: SuiteRow) -> tuple[list[int], list[i
     asked = len(renderer.prompt_ids(row.messages))
     example = renderer.example([*row.messages, {"role": "assistant", "content": row.reference}])
     return example.input_ids, [IGNORED] * asked + example.labels[asked:]
-
-
-def _check_room(prompts: Sequence[Sequence[int]], suite: Suite, model: Any, new_tokens: int) -> None:
-    room = getattr(model.config, "max_position_embeddings", None)
-    longest = max(range(len(prompts)), key=lambda number: len(prompts[number]))
-    if room and len(prompts[longest]) + new_tokens > room:
-        raise InvalidData(
-            f"suite {suite.name!r}, row {suite.rows[longest].id}: the prompt has {len(prompts[longest])} tokens "
-            f"and the "
-            f"answer may have {new_tokens} (evaluation.max_new_tokens), but this base model reads {room}. "
-            "Lower data.max_characters or evaluation.max_new_tokens."
-        )

@@ -1,16 +1,21 @@
 """A recipe's base model in, its verified folder out: the one place that joins folders, hubs and the registry."""
 
+from importlib.metadata import version
 from pathlib import Path
 
-from tasks.artifacts import TokenizedDataset
+from tasks.artifacts import SupportedBase, TokenizedDataset
+from tasks.digests import digest, files_digest
 from tasks.errors import InvalidBaseModel, InvalidRecipe, UnknownVersion
 from tasks.modeling.base_model import BaseModelFolder, description, resolve, verified
 from tasks.recipe import BaseModelRecipe
 from tasks.registry import lookup
 from tasks.settings import State
+from tasks.store import StepStore
 from tasks.workplace import Workplace
 
 REGISTRY = "models:/"
+SUPPORT_VERSION = 1
+"""Of what `modeling.support` tries."""
 
 
 def base_of(recipe: BaseModelRecipe, place: Workplace) -> BaseModelFolder:
@@ -37,6 +42,27 @@ def described(recipe: BaseModelRecipe, state: State) -> Path:
 def _registered(recipe: BaseModelRecipe, state: State) -> BaseModelFolder:
     version = version_at(recipe.model, "base.model", state)
     return verified(folder_at(version, state), f"models:/{version.name}/{version.version}", recipe.trust_remote_code)
+
+
+def check_support(folder: Path, name: str, trust_remote_code: bool, store: StepStore) -> None:
+    """Refuse a base that cannot be trained and asked here; a configuration that passed is not tried again.
+
+    Raises InvalidBaseModel with its architecture and what it does not do.
+    """
+    code = sorted(folder.glob("*.py")) if trust_remote_code else []
+    inputs = {
+        "version": SUPPORT_VERSION,
+        "config": files_digest({path.name: path for path in (folder / "config.json", *code)}),
+        "packages": {package: version(package) for package in ("torch", "transformers")},
+    }
+
+    def build(_: Path) -> SupportedBase:
+        from tasks.modeling import support
+
+        support.check(folder, name, trust_remote_code)
+        return SupportedBase(digest=digest(inputs))
+
+    store.make("support", inputs, SupportedBase, build)
 
 
 def version_at(address: str, key: str, state: State) -> lookup.Version:

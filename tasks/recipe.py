@@ -286,7 +286,7 @@ class ServingRecipe(Stage):
 
     model_config = ConfigDict(title="Serving")
     max_tokens: int = Field(256, ge=1, title="Longest answer", description="Tokens.")
-    temperature: float = Field(0.0, ge=0, title="Temperature", description="0 means greedy.")
+    temperature: float = Field(0.0, ge=0, le=2, title="Temperature", description="0 means greedy.")
     description: str = Field("", title="Description", description="For the model card: what this model is for.")
 
 

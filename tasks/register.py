@@ -40,14 +40,15 @@ def register(
 ) -> ModelVersions:
     """Make the registry's versions of this release, or find those its content already has."""
     uri = place.state.tracking_uri
+    # What a version runs is part of it: the same weights with a newer `serve_model.py` are another version.
     content = {
+        "version": VERSION,
         "serving": recipe.serving,
         "system": recipe.prompt.system,
         "template": tokenized.template_digest,
         **_trust(recipe),
     }
     inputs = {
-        "version": VERSION,
         "name": recipe.name,
         "registry": without_credentials(uri),
         "merged": merged.digest,

@@ -17,6 +17,7 @@ import torch
 
 from tasks.child_environment import child_environment
 from tasks.errors import StateUnusable, WorkRefused
+from tasks.modeling.loading import stops_as_scored
 from tasks.modeling.model_files import check_code
 from tasks.modeling.origin import ORIGIN
 from tasks.store import writable
@@ -27,11 +28,12 @@ SECONDS = 1800.0
 ANSWER = """
 import json, sys
 import torch
-from transformers import AutoModelForCausalLM, AutoTokenizer
+from transformers import AutoModelForCausalLM, AutoTokenizer, GenerationConfig
 
-where, asked, new_tokens, folders = sys.argv[1], json.loads(sys.argv[2]), int(sys.argv[3]), sys.argv[4:]
-found = []
-for folder in folders:
+result_file, new_tokens = sys.argv[1], int(sys.argv[2])
+conversations, stops, folders = map(json.loads, sys.argv[3:])
+results = []
+for folder, scored in zip(folders, (True, False)):
     tokenizer = AutoTokenizer.from_pretrained(folder, trust_remote_code=False)
     model = AutoModelForCausalLM.from_pretrained(
         folder, dtype="auto", use_safetensors=True, trust_remote_code=False
@@ -39,20 +41,24 @@ for folder in folders:
     dtype = str(model.dtype).removeprefix("torch.")
     # On most processors half precision is a hundred times slower; the numbers are rounded by now.
     model = model.cuda() if torch.cuda.is_available() else model.float()
+    if scored:
+        model.generation_config = GenerationConfig(eos_token_id=stops)
+    pad = tokenizer.pad_token_id if tokenizer.pad_token_id is not None else tokenizer.eos_token_id
     answers = []
-    for messages in asked:
+    for messages in conversations:
         form = {"add_generation_prompt": True, "return_dict": True, "return_tensors": "pt"}
         read = tokenizer.apply_chat_template(messages, **form)
         read = {name: read[name].to(model.device) for name in ("input_ids", "attention_mask")}
-        pad = tokenizer.pad_token_id if tokenizer.pad_token_id is not None else tokenizer.eos_token_id
         with torch.inference_mode():
-            got = model.generate(**read, do_sample=False, max_new_tokens=new_tokens, pad_token_id=pad)
-        answers.append(got[0, read["input_ids"].shape[1]:].tolist())
-    found.append({"dtype": dtype, "answers": answers})
+            output = model.generate(**read, do_sample=False, max_new_tokens=new_tokens, pad_token_id=pad)
+        answers.append(output[0, read["input_ids"].shape[1]:].tolist())
+    ends = model.generation_config.eos_token_id
+    results.append({"dtype": dtype, "stops": ends if isinstance(ends, list) else [ends], "answers": answers})
     del model
-with open(where, "w", encoding="utf-8") as stream:
-    json.dump(found, stream)
+with open(result_file, "w", encoding="utf-8") as stream:
+    json.dump(results, stream)
 """
+"""Asks the first folder as it was scored, with its stop tokens, and the second as transformers does by itself."""
 
 
 @dataclass(frozen=True)
@@ -81,8 +87,8 @@ def export(
 
     `extra` are files to lie beside it, by name; `asked` are the messages of each prompt of the check. The folder is
     renamed into place when all of that succeeded. Raises StateUnusable for a folder with something in it, WorkRefused
-    where numbers do not fit the format or the clean process does not load and answer, InvalidBaseModel for a model that
-    brings Python of its own.
+    where numbers do not fit the format, the clean process does not load and answer, or it answers otherwise though the
+    numbers are the same, InvalidBaseModel for a model that brings Python of its own.
     """
     check_code(source, False, f"export: {source}", "copy that folder, which loads with trust_remote_code=True")
     if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
@@ -91,13 +97,12 @@ def export(
     with writable(folder.parent):
         shutil.rmtree(partial, ignore_errors=True)
         try:
-            _write(source, partial, dtype, shard_size)
+            stops = _write(source, partial, dtype, shard_size)
             for name, path in extra.items():
                 shutil.copyfile(path, partial / name)
-            registered, again = _answers([source, partial], asked, partial.with_name(f"{partial.name}.json"))
-            wanted = str(DTYPES[dtype]).removeprefix("torch.")
-            if again["dtype"] != wanted:
-                raise WorkRefused(f"export: {folder} loads as {again['dtype']}, not as {wanted}.")
+            results = partial.with_name(f"{partial.name}.json")
+            registered, again = _answers([source, partial], asked, stops, results)
+            _check(registered, again, dtype, folder)
             if folder.exists():
                 folder.rmdir()
             partial.rename(folder)
@@ -117,7 +122,26 @@ def export(
     )
 
 
-def _write(source: Path, folder: Path, dtype: str, shard_size: str) -> None:
+def _check(registered: Mapping[str, Any], again: Mapping[str, Any], dtype: str, folder: Path) -> None:
+    """Refuse another number format than was asked for, other stop tokens, and other answers in an unchanged format."""
+    wanted = str(DTYPES[dtype]).removeprefix("torch.")
+    if again["dtype"] != wanted:
+        raise WorkRefused(f"export: {folder} loads as {again['dtype']}, not as {wanted}.")
+    if again["stops"] != registered["stops"]:
+        raise WorkRefused(
+            f"export: {folder} stops at the tokens {again['stops']}, the scored model at {registered['stops']}."
+        )
+    pairs = enumerate(zip(registered["answers"], again["answers"], strict=True), 1)
+    same = registered["dtype"] == again["dtype"]
+    if same and (other := [number for number, (one, two) in pairs if one != two]):
+        raise WorkRefused(
+            f"export: transformers alone answers {len(other)} of {len(again['answers'])} prompts otherwise than the "
+            f"registered model, first prompt {other[0]}, though the numbers are the same."
+        )
+
+
+def _write(source: Path, folder: Path, dtype: str, shard_size: str) -> list[int]:
+    """The tokens at which the model in the folder stops."""
     from transformers import AutoModelForCausalLM, AutoTokenizer
 
     model = AutoModelForCausalLM.from_pretrained(
@@ -126,21 +150,25 @@ def _write(source: Path, folder: Path, dtype: str, shard_size: str) -> None:
     broken = [name for name, weight in model.named_parameters() if not torch.isfinite(weight).all()]
     if broken:
         raise WorkRefused(f"export: {dtype} cannot hold {broken[0]} ({len(broken)} such): choose bf16 or fp32.")
+    tokenizer = AutoTokenizer.from_pretrained(source, trust_remote_code=False)
+    stops = stops_as_scored(model, tokenizer)
     model.save_pretrained(folder, max_shard_size=shard_size)
     for path in folder.glob("*.safetensors"):
         # Written for this user alone; who loads it may be another.
         path.chmod((folder / "config.json").stat().st_mode)
-    AutoTokenizer.from_pretrained(source, trust_remote_code=False).save_pretrained(folder)
+    tokenizer.save_pretrained(folder)
     origin = source / ORIGIN
     if origin.exists():
         shutil.copyfile(origin, folder / origin.name)
+    return stops
 
 
 def _answers(
-    folders: Sequence[Path], asked: Sequence[Sequence[Mapping[str, str]]], place: Path
+    folders: Sequence[Path], asked: Sequence[Sequence[Mapping[str, str]]], stops: Sequence[int], place: Path
 ) -> list[dict[str, Any]]:
-    """Number format and greedy answers of each folder, from an isolated interpreter that is offline."""
-    command = [sys.executable, "-I", "-c", ANSWER, str(place), json.dumps(asked), str(NEW_TOKENS), *map(str, folders)]
+    """Number format, stop tokens and greedy answers of each folder, from an isolated interpreter that is offline."""
+    values = map(json.dumps, (asked, stops, list(map(str, folders))))
+    command = [sys.executable, "-I", "-c", ANSWER, str(place), str(NEW_TOKENS), *values]
     environment = child_environment({"TRANSFORMERS_VERBOSITY": "error"})
     try:
         done = subprocess.run(

@@ -6,13 +6,13 @@ from typing import Any
 
 import torch
 
-from tasks.modeling import soft_prompts
+from tasks.modeling import attention, soft_prompts
 from tasks.modeling.batches import collate, fill
 from tasks.modeling.losses import pack_losses
 from tasks.progress import Advance, silent
 from tasks.prompts import IGNORED
 
-NEVER_TOKENS = 1024
+PACK_TOKENS = 1024
 WORTH_A_PASS = 8
 
 
@@ -44,6 +44,10 @@ def generate(
     Padding is left and masked by position, never by token: a pad token may be the stop token too.
     """
     answers: list[GeneratedAnswer | None] = [None] * len(prompts)
+    longest = max(map(len, prompts), default=0) + max_new_tokens + soft_prompts.length(model)
+    if soft_prompts.is_soft(model) and soft_prompts.is_prefix(model) and not may_share(model.config, longest):
+        # Pads would stand between the prefix and the prompt.
+        batch_size = 1
     for numbers in batches_by_length(prompts, batch_size):
         rows = [prompts[number] for number in numbers]
         for number, answer in zip(numbers, _in_room(model, rows, stop_ids, max_new_tokens), strict=True):
@@ -83,7 +87,8 @@ def _generate_batch(
             ids, mask = _left_padded(rows, pad, model.device)
             new = soft_prompts.generate(model, ids, mask, **options)
         else:
-            shared = shared_start(rows)
+            longest = max(len(row) for row in rows) + max_new_tokens
+            shared = shared_start(rows) if may_share(model.config, longest) else 0
             ids, mask = _left_padded(rows, pad, model.device, shared)
             known = {"past_key_values": _read_once(model, ids[:1, :shared], len(rows))} if shared else {}
             new = model.generate(input_ids=ids, attention_mask=mask, **options, **known)[:, ids.shape[1] :]
@@ -100,6 +105,20 @@ def shared_start(rows: Sequence[Sequence[int]]) -> int:
     length = min(len(row) for row in rows) - 1
     same = next((place for place in range(length) if first[place] != last[place]), length)
     return same if same >= WORTH_A_PASS and len(rows) > 1 else 0
+
+
+def may_share(config: Any, length: int) -> bool:
+    """Whether pads may stand behind a shared start in sequences of this many tokens.
+
+    They may where every layer reads the whole sequence and skips what is masked. A layer with a window counts pads as
+    tokens, and a layer with a recurrent state cannot be copied to several rows.
+    """
+    from transformers.cache_utils import DynamicCache, DynamicLayer, DynamicSlidingWindowLayer
+
+    return all(
+        type(layer) is DynamicLayer or (type(layer) is DynamicSlidingWindowLayer and length <= layer.sliding_window)
+        for layer in DynamicCache(config=config).layers
+    )
 
 
 def _left_padded(
@@ -135,13 +154,12 @@ def reference_nll(
 ) -> list[tuple[float, int]]:
     """For each example (ids, labels): the sum of its labels' negative log likelihoods in nats, and their number.
 
-    A pack is told apart into documents by its positions; with a prefix in the cache it cannot be, and holds one.
+    Examples share packs as in training, with the same attention: each reads itself alone.
     """
     results: list[tuple[float, int]] = []
-    alone = soft_prompts.is_soft(model) and soft_prompts.is_prefix(model)
     lengths = [len(ids) for ids, _ in examples]
-    with torch.inference_mode():
-        for numbers in fill(range(len(examples)), lengths, 1 if alone else NEVER_TOKENS):
+    with torch.inference_mode(), attention.documents_apart(model):
+        for numbers in fill(range(len(examples)), lengths, PACK_TOKENS):
             chosen = [examples[number] for number in numbers]
             losses = pack_losses(model, collate(chosen).to(model.device))
             counts = [sum(label != IGNORED for label in labels[1:]) for _, labels in chosen]

@@ -85,14 +85,34 @@ def _plainly_greedy(model: Any) -> Any:
     return model
 
 
+def stops_as_scored(model: Any, tokenizer: Any) -> list[int]:
+    """Make a model that is to be saved stop by itself where it is scored to stop, and answer greedily as scored.
+
+    The stop tokens, which are given back, are those of its own folder and the tokenizer's.
+    """
+    from transformers import GenerationConfig
+
+    own = model.generation_config
+    stops = sorted(_as_ids(own.eos_token_id) | {tokenizer.eos_token_id})
+    model.generation_config = GenerationConfig(
+        eos_token_id=stops if len(stops) > 1 else stops[0], pad_token_id=own.pad_token_id, bos_token_id=own.bos_token_id
+    )
+    return stops
+
+
 def stop_ids(folder: Path) -> frozenset[int]:
     """The tokens that end an answer by a model folder's `generation_config.json` and `config.json`."""
     for name in ("generation_config.json", "config.json"):
         if (folder / name).is_file():
             ends = json_object(folder / name).get("eos_token_id")
             if ends is not None:
-                return frozenset(ends if isinstance(ends, list) else [ends])
+                return _as_ids(ends)
     return frozenset()
+
+
+def _as_ids(ends: int | list[int] | None) -> frozenset[int]:
+    """Stop tokens as a set: transformers keeps none, one, or a list."""
+    return frozenset(ends if isinstance(ends, list) else () if ends is None else (ends,))
 
 
 def prove_live(model: Any, prompt_ids: list[int]) -> float:

@@ -17,7 +17,7 @@ import torch
 from tasks.artifacts import MergeCandidate, MergeRule, Parity
 from tasks.errors import WorkRefused
 from tasks.modeling.generation import generate
-from tasks.modeling.loading import asked_in, let_go, load_model, with_adapter
+from tasks.modeling.loading import asked_in, let_go, load_model, stops_as_scored, with_adapter
 from tasks.modeling.origin import ORIGIN, origin_of
 from tasks.modeling.quantisation import dequantised
 from tasks.progress import Advance, silent
@@ -158,14 +158,16 @@ def nearest(candidates: Sequence[MergeCandidate]) -> MergeCandidate:
 
 
 def write(merged: Any, tokenizer_folder: Path, folder: Path, trust_remote_code: bool = False) -> None:
-    """Write a merged model as transformers loads it by itself.
+    """Write a merged model as transformers loads it by itself, and stops where it was scored to stop.
 
     The folder holds safetensors, config, generation config, tokenizer and chat template, and the adapter's origin.
     """
     from transformers import AutoTokenizer
 
+    tokenizer = AutoTokenizer.from_pretrained(tokenizer_folder, trust_remote_code=trust_remote_code)
+    stops_as_scored(merged, tokenizer)
     merged.save_pretrained(folder)
-    AutoTokenizer.from_pretrained(tokenizer_folder, trust_remote_code=trust_remote_code).save_pretrained(folder)
+    tokenizer.save_pretrained(folder)
     origin = tokenizer_folder / ORIGIN
     if origin.exists():
         shutil.copy(origin, folder / ORIGIN)

@@ -45,12 +45,15 @@ def autocast_dtype(precision: Precision, where: torch.device) -> torch.dtype:
 
 def load_base(
     folder: Path,
-    attention_name: str = "sdpa",
+    attention_name: str | None = None,
     trust_remote_code: bool = False,
     quantisation: Mapping[str, Any] | None = None,
     dtype: torch.dtype = torch.float32,
 ) -> Any:
-    """The base model from its folder, in `dtype`, on this process's device, quantised where asked; safetensors only."""
+    """The base model from its folder, in `dtype`, on this process's device, quantised where asked; safetensors only.
+
+    Without an `attention_name`, transformers takes the fastest kernel that this architecture supports.
+    """
     from transformers import AutoModelForCausalLM
 
     options: dict[str, Any] = {}

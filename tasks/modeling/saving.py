@@ -9,6 +9,7 @@ from typing import Any
 
 import torch
 
+from tasks.modeling.loading import stops_as_scored
 from tasks.modeling.origin import ORIGIN
 
 
@@ -39,6 +40,7 @@ def save(
     """
     from transformers import AutoTokenizer
 
+    own_tokenizer = AutoTokenizer.from_pretrained(tokenizer, trust_remote_code=trust_remote_code)
     model.config.use_cache = True
     if hasattr(model, "peft_config"):
         for config in model.peft_config.values():
@@ -52,8 +54,9 @@ def save(
             folder, save_embedding_layers=False, path_initial_model_for_weight_conversion=str(start) if start else None
         )
     else:
+        stops_as_scored(model, own_tokenizer)
         model.save_pretrained(folder)
-    AutoTokenizer.from_pretrained(tokenizer, trust_remote_code=trust_remote_code).save_pretrained(folder)
+    own_tokenizer.save_pretrained(folder)
     (folder / ORIGIN).write_text(json.dumps(dict(origin), indent=1), "utf-8")
 
 

@@ -18,6 +18,11 @@ def is_soft(model: Any) -> bool:
     return bool(config is not None and config.is_prompt_learning)
 
 
+def length(model: Any) -> int:
+    """Tokens of a model's context that its soft prompt takes; 0 for a model without one."""
+    return int(model.active_peft_config.num_virtual_tokens) if is_soft(model) else 0
+
+
 def is_prefix(model: Any) -> bool:
     """Whether the soft prompt stands in the cache (prefix tuning) and not among the embeddings."""
     return bool(model.active_peft_config.peft_type == "PREFIX_TUNING")

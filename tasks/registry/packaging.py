@@ -90,7 +90,8 @@ def _copy(run: MlflowRun, package: Package, logged: Any) -> None:
             artifacts={key: str(path.resolve()) for key, path in package.artifacts.items()},
             signature=_signature(package.max_tokens, package.temperature),
             pip_requirements=requirements(package.kind, bool(package.model_config.get("quantisation"))),
-            model_config=dict(package.model_config),
+            # MLflow lets a consumer change only keys that are there.
+            model_config={"limits": {}, **package.model_config},
         )
 
 
@@ -113,26 +114,18 @@ def _check_room(copied: Iterable[Path], scratch: Path, store: Path | None) -> No
 
 
 def _signature(max_tokens: int, temperature: float) -> Any:
+    """Parameters with their defaults; no schema of inputs, which would turn texts and columns away before the model."""
     from mlflow.models import ModelSignature
-    from mlflow.types import ColSpec, DataType, ParamSchema, ParamSpec, Schema
-    from mlflow.types.schema import Array, Object, Property
+    from mlflow.types import ColSpec, ParamSchema, ParamSpec, Schema
 
-    message = Object([Property("role", DataType.string), Property("content", DataType.string)])
     return ModelSignature(
-        inputs=Schema(
-            [
-                ColSpec(Array(message), "messages", required=False),
-                ColSpec("string", "instruction", required=False),
-                ColSpec("string", "input", required=False),
-            ]
-        ),
         outputs=Schema([ColSpec("string")]),
         params=ParamSchema(
             [
                 ParamSpec("max_tokens", "integer", max_tokens),
                 ParamSpec("temperature", "double", temperature),
                 ParamSpec("top_p", "double", 1.0),
-                ParamSpec("seed", "long", 0),
+                ParamSpec("seed", "long", None),
                 ParamSpec("stop", "string", [], shape=(-1,)),
             ]
         ),

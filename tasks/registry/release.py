@@ -169,8 +169,9 @@ def _requests(name: str, report: EvaluationReport) -> str:
     return (
         f"{fence(python, 'python')}\n\n{fence(shell, 'bash')}\n\n"
         f"`@production` is the version that was promoted last; `models:/{name}/<number>` asks one by its number. "
-        "A row has `messages`, or `instruction` and `input`; the prompt is rendered inside. "
-        "Parameters: `max_tokens`, `temperature` (0 is greedy), `top_p`, `seed`, `stop`."
+        "A row has `messages`, or `instruction` and `input`, or is a text; the prompt is rendered inside. "
+        "Parameters: `max_tokens` (an answer ends at the context in any case), `temperature` (0 is greedy), `top_p`, "
+        "`seed` (without one every sampled request differs), `stop`."
     )
 
 

@@ -8,8 +8,12 @@ from collections.abc import Callable
 from typing import Any
 
 import pytest
+from transformers import AutoTokenizer
 
 from flows.command import run
+from flows.preflight import preflight
+from tasks.recipe import BaseModelRecipe
+from tests.modeling.architectures import base_of
 
 Change = Callable[[Any, dict[str, Any]], None]
 
@@ -60,6 +64,20 @@ def base_without(*patterns: str, instead: str = "") -> Change:
     return change
 
 
+def base_of_type(name: str) -> Change:
+    def change(shop: Any, recipe: dict[str, Any]) -> None:
+        tokenizer = AutoTokenizer.from_pretrained(shop.base)
+        recipe["base"] = {"model": str(base_of(name, shop.home / name, tokenizer))}
+
+    return change
+
+
+def long_test_row(shop: Any, recipe: dict[str, Any]) -> None:
+    row = {"instruction": "What colour is grass? " * 40, "output": "green"}
+    with (shop.home / "test.jsonl").open("a", encoding="utf-8") as stream:
+        stream.write(json.dumps(row) + "\n")
+
+
 ROW = b'{"instruction": "What colour is the sky?", "output": "blue"}\n'
 GIANT = b'{"instruction": "' + b"a" * 5_000_000 + b'", "output": "b"}\n'
 CASES: dict[str, tuple[Change, int, str]] = {
@@ -83,6 +101,9 @@ CASES: dict[str, tuple[Change, int, str]] = {
     "base without weights": (base_without("*.safetensors"), 1, "no weights"),
     "pickled weights": (base_without("*.safetensors", instead="pytorch_model.bin"), 1, "pickles run code"),
     "base without a tokenizer": (base_without("token*"), 1, "no tokenizer"),
+    "base of a type that cannot be trained": (base_of_type("falcon"), 1, "falcon cannot be trained on packed records"),
+    "base of a type that mixes documents": (base_of_type("lfm2"), 1, "lfm2 does not compute packed records"),
+    "test row too long": (long_test_row, 1, "test.jsonl:49): the prompt has"),
     "torn weights": (base_without("*.safetensors", instead="model.safetensors"), 1, "model.safetensors"),
 }
 
@@ -101,7 +122,7 @@ def test_bad_input_ends_with_a_clear_message_and_leaves_nothing_half_made(case, 
     panel = shown[shown.rindex("╭") :]
     assert len(panel) < 4000 and "Unexpected" not in panel, panel
     finished = {path.parent.parent.name for path in fresh.state.steps.glob("*/*/manifest.json")}
-    assert finished <= {"validate"}
+    assert finished <= {"support", "validate", *({"preprocess"} if case == "test row too long" else set())}
     assert fresh.versions("bad") == []
 
 
@@ -137,3 +158,17 @@ def test_a_disk_mounted_for_reading_is_reported(small_disk, fresh, monkeypatch, 
     assert run(["retrain", str(fresh.file(fresh.recipe("bad")))]) == 1
     shown = capsys.readouterr().err
     assert "read-only" in shown and "TUNELINE_HOME" in shown
+
+
+def test_a_base_is_tried_once_and_again_when_its_configuration_changes(fresh, monkeypatch):
+    monkeypatch.chdir(fresh.home)
+    base = shutil.copytree(fresh.base, fresh.home / "base")
+    recipe = fresh.recipe("bad").model_copy(update={"base": BaseModelRecipe(model=str(base))})
+    preflight(recipe)
+    once = fresh.finished("support")
+    preflight(recipe)
+    assert fresh.finished("support") == once and len(once) == 1
+    config = json.loads((base / "config.json").read_text("utf-8"))
+    (base / "config.json").write_text(json.dumps({**config, "rms_norm_eps": 1e-5}), "utf-8")
+    preflight(recipe)
+    assert len(fresh.finished("support")) == 2

@@ -8,6 +8,11 @@ from tasks.data.tokenisation import messages_of
 from tasks.registry.tracking import configure
 
 
+def turns(messages):
+    """Messages as a consumer sends them."""
+    return [{key: message[key] for key in ("role", "content")} for message in messages]
+
+
 def test_training_evaluation_and_serving_read_the_same_tokens_and_answer_alike(released, shop):
     configure(shop.uri)
     import mlflow
@@ -24,12 +29,12 @@ def test_training_evaluation_and_serving_read_the_same_tokens_and_answer_alike(r
         for record, ids, labels in zip(
             records, trained["input_ids"].to_pylist(), trained["labels"].to_pylist(), strict=True
         ):
-            prompt = inside.prompt_ids(1, {"messages": messages_of(record)[:-1]})
+            prompt = inside.prompt_ids(1, {"messages": turns(messages_of(record)[:-1])})
             assert prompt == inside.prompt_ids(1, {"instruction": messages_of(record)[0]["content"]})
             assert ids[: len(prompt)] == prompt
             assert set(labels[: len(prompt)]) == {-100} and -100 not in labels[len(prompt) : len(prompt) + 2]
         for row in suite.rows:
-            assert inside.prompt_ids(1, {"messages": row.messages}) == renderer.prompt_ids(row.messages)
+            assert inside.prompt_ids(1, {"messages": turns(row.messages)}) == renderer.prompt_ids(row.messages)
 
 
 def test_the_served_versions_give_the_answers_that_were_scored(released, shop):
@@ -45,9 +50,7 @@ def test_the_served_versions_give_the_answers_that_were_scored(released, shop):
     )
     scored = [answer.text for answer in read_answers(given)]
     assert len(set(scored)) > 2
-    rows = [
-        {"messages": [{key: turn[key] for key in ("role", "content")} for turn in row.messages]} for row in suite.rows
-    ]
+    rows = [{"messages": turns(row.messages)} for row in suite.rows]
     for name in ("colours", "colours-adapter"):
         model = mlflow.pyfunc.load_model(f"models:/{name}@production")
         assert model.predict(rows, params={"max_tokens": 8}) == scored

@@ -240,7 +240,7 @@ def test_the_served_model_answers_as_the_trained_one(
     }
     served = served_class()
     served.load_context(PythonModelContext({kind: str(made.weights)}, config))
-    rows = colour_rows[::6]
+    rows = [{"instruction": row["instruction"], "input": row["input"]} for row in colour_rows[::6]]
     given = served.predict(None, pd.DataFrame(rows), {"max_tokens": 6})
     tokenizer = AutoTokenizer.from_pretrained(made.weights)
     renderer = PromptRenderer(tokenizer, PromptRecipe(), stop_ids(tiny_base))
