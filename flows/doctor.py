@@ -14,7 +14,6 @@ from pathlib import Path
 from typing import Annotated, Any, Literal, NamedTuple
 
 import typer
-from rich.console import Console
 from rich.table import Table
 
 from flows.servers import check_prefect
@@ -23,6 +22,7 @@ from tasks.errors import ServiceUnavailable, StateUnusable
 from tasks.registry import relocation
 from tasks.settings import State, answers, make_private, prefect_address, prepare_environment, state
 from tasks.store import writable
+from tasks.terminal import console
 
 EPILOG = (
     "Example: [bold]tuneline doctor[/]\n\nNext: put the advice into a recipe, for example "
@@ -69,10 +69,10 @@ def doctor(
     home = state()
     if relocate:
         prepare_environment(home)
-        Console().print(relocated(home), soft_wrap=True, highlight=False)
+        console().print(relocated(home), soft_wrap=True, highlight=False)
         return
     findings = examine(home)
-    Console().print(screen(findings))
+    console().print(screen(findings))
     if any(finding.verdict == "broken" for finding in findings):
         raise typer.Exit(1)
 

@@ -12,7 +12,7 @@ from typing import TextIO
 
 from tasks.settings import State
 from tasks.store import writable
-from tasks.terminal import SafeFormatter
+from tasks.terminal import SafeFormatter, say
 
 log = logging.getLogger("tuneline")
 _NOISY = (
@@ -51,7 +51,7 @@ class _LogFile(logging.FileHandler):
         elif not self.said:
             self.said = True
             with suppress(OSError):
-                sys.stderr.write(f"{self.baseFilename}: lines are missing from here on: {fault.strerror}\n")
+                say(f"{self.baseFilename}: lines are missing from here on: {fault.strerror}", stderr=True)
 
     def close(self) -> None:
         with suppress(OSError):

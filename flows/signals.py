@@ -6,6 +6,8 @@ import weakref
 from types import FrameType
 from typing import NoReturn
 
+from tasks.terminal import say
+
 AGAIN_SECONDS = 0.1
 """When an exception that somebody dropped is raised again."""
 LATEST_SECONDS = 120.0
@@ -63,7 +65,7 @@ def exit_code(end: BaseException) -> int:
     if code > SIGNALLED:
         number = signal.Signals(code - SIGNALLED)
         how = "Interrupted" if number == signal.SIGINT else f"Ended by {number.name}"
-        sys.stderr.write(f"{how}. Finished steps are kept; run the same command again to continue.\n")
+        say(f"{how}. Finished steps are kept; run the same command again to continue.", stderr=True)
     return code
 
 

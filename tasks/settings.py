@@ -9,7 +9,6 @@ import os
 import secrets
 import stat
 import sys
-import tempfile
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -188,10 +187,12 @@ def auth_string(state: State) -> str:
     """What this state's Prefect server asks for: random, made once, in a file that only this account can read."""
     path = state.auth_file
     if not (path.is_file() and path.stat().st_size and _mode(path) == 0o600):
-        descriptor, name = tempfile.mkstemp(dir=state.root, prefix=f".{path.name}-")
+        temporary = path.with_name(f".{path.name}-{os.getpid()}")
+        temporary.unlink(missing_ok=True)
+        descriptor = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
         with os.fdopen(descriptor, "w", encoding="utf-8") as stream:
             stream.write(f"tuneline:{secrets.token_urlsafe(24)}")
-        Path(name).replace(path)
+        temporary.replace(path)
     return path.read_text("utf-8").strip()
 
 

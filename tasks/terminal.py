@@ -48,11 +48,11 @@ def console(stderr: bool = False, **options: Any) -> Console:
     return SafeConsole(stderr=stderr, **options)
 
 
-def say(text: str, newline: bool = True) -> None:
+def say(text: str, newline: bool = True, stderr: bool = False) -> None:
     """Print a text for a machine or a pipe, as it is but for escapes; those are JSON's, so that JSON stays JSON."""
     import typer
 
-    typer.echo(printable(text), nl=newline)
+    typer.echo(printable(text), nl=newline, err=stderr)
 
 
 class SafeFormatter(logging.Formatter):

@@ -1,6 +1,7 @@
 """The GPU benchmark on a tiny shape on a processor: known to work before a GPU is there."""
 
 import json
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -24,7 +25,8 @@ sys.exit(main(sys.argv[1:]))
 def benchmark(place: Path, *arguments: str) -> tuple[str, dict[str, object]]:
     sizes = ["--shape", "tiny", "--steps", "4", "--tokens", "256", "--document", "64"]
     command = [sys.executable, "-c", RUN, *sizes, "--folder", str(place), "--results", str(place), *arguments]
-    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
+    here = os.environ | {"PYTHONPATH": str(ROOT)}
+    done = subprocess.run(command, cwd=ROOT, env=here, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr[-3000:]
     (page,), (numbers,) = place.glob("gpu-*.md"), place.glob("gpu-*.json")
     return page.read_text("utf-8"), json.loads(numbers.read_text("utf-8"))

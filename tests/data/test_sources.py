@@ -124,7 +124,8 @@ def test_the_digest_is_of_bytes_and_roles_not_of_names_or_order(tmp_path):
 def test_what_was_read_has_the_digest_that_was_taken_before(tmp_path):
     path = tmp_path / "a.jsonl.gz"
     path.write_bytes(gzip.compress(write_lines(tmp_path / "a.jsonl", alpaca(60)).read_bytes()))
-    recipe = DataRecipe(train=[str(path)], test=[str(as_parquet(tmp_path / "b.parquet"))])
+    pq.write_table(pa.Table.from_pylist(alpaca(60, start=60)), tmp_path / "b.parquet")
+    recipe = DataRecipe(train=[str(path)], test=[str(tmp_path / "b.parquet")])
     assert screen(recipe, lambda _: None).source_digest == source_digest(recipe)
 
 
@@ -144,9 +145,9 @@ def test_a_source_that_changes_while_it_is_read_is_refused(tmp_path, monkeypatch
     path = write_lines(tmp_path / "a.jsonl", alpaca(60))
     content, status, real = path.read_bytes(), path.stat(), reading._read_stream
 
-    def slowly(stream, name):
+    def slowly(stream, name, columns):
         path.write_bytes(content.replace(b"answer", b"poison"))
-        rows = real(stream, name)
+        rows = real(stream, name, columns)
         if put_back:
             path.write_bytes(content)
             os.utime(path, ns=(status.st_atime_ns, status.st_mtime_ns))
@@ -162,7 +163,7 @@ def test_a_hub_dataset_is_read_at_the_commit_that_it_counts_by(tmp_path, monkeyp
 
     commits = iter(["one", "one", "one", "two"])
     read = []
-    rows = [{"instruction": row["instruction"], "input": "", "output": row["output"]} for row in alpaca(60)]
+    rows = datasets.Dataset.from_list(alpaca(60))
     monkeypatch.setattr("tasks.data.sources.hub_revision", lambda _: next(commits))
     monkeypatch.setattr("tasks.data.reading.hub_revision", lambda _: next(commits))
     monkeypatch.setattr(datasets, "load_dataset", lambda name, revision, split: read.append(revision) or rows)

@@ -127,7 +127,6 @@ def test_early_stopping_keeps_the_best_weights(job: Make) -> None:
     )
 
 
-@pytest.mark.parametrize("schedule", list(Schedule))
 def test_a_training_that_read_another_base_or_other_examples_takes_no_step(job: Make, tiny_base: Path) -> None:
     made = job(max_steps=2)
     digests = (file_digest(made.train), file_digest(made.validation))
@@ -147,6 +146,7 @@ def test_an_adapter_is_described_in_the_same_bytes_by_every_process(job: Make) -
     assert config["target_modules"] == ["down_proj", "q_proj", "v_proj"]
 
 
+@pytest.mark.parametrize("schedule", list(Schedule))
 def test_the_learning_rate_rises_then_follows_its_schedule(job: Make, schedule: Schedule) -> None:
     made = job(schedule=schedule, warmup_ratio=0.25, learning_rate=1e-3)
     Training(made).run()
