@@ -171,7 +171,11 @@ def hub(monkeypatch: pytest.MonkeyPatch, tmp_path: Path, tiny_base: Path) -> Pat
         for path in filter_repo_objects(HUB, **patterns):
             (folder / path).parent.mkdir(parents=True, exist_ok=True)
             known = tiny_base / path.replace("-00001-of-00001", "")
-            (folder / path).write_bytes(known.read_bytes() if known.is_file() else b'{"weight_map": {}}')
+            (folder / path).write_bytes(
+                known.read_bytes()
+                if known.is_file()
+                else b'{"weight_map": {"lm_head.weight": "model-00001-of-00001.safetensors"}}'
+            )
         return str(folder)
 
     monkeypatch.setattr(huggingface_hub, "snapshot_download", download)

@@ -4,7 +4,8 @@ import json
 import os
 import subprocess
 import sys
-from collections.abc import Callable, Iterator, Sequence
+import traceback
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, TYPE_CHECKING, Any
@@ -158,6 +159,29 @@ def shop_in(home: Path, base: Path, prefect: str) -> Shop:
 def shared(prefect_server: str, tiny_base: Path, tmp_path_factory: pytest.TempPathFactory) -> Shop:
     """One state folder for the session: what one test trained, another finds."""
     return shop_in(tmp_path_factory.mktemp("shop"), tiny_base, prefect_server)
+
+
+def run_here(command: Sequence[str], environment: Mapping[str, str], _folder: Path, _timeout: float) -> str:
+    """What `smoke_test._run` does, in this process: empty, or what went wrong."""
+    script, *arguments = command[command.index("-c") + 1 :]
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(sys, "argv", ["-c", *arguments])
+        if "BASE_MODEL" in environment:
+            patch.setenv("BASE_MODEL", environment["BASE_MODEL"])
+        try:
+            exec(script, {})
+        except Exception:  # noqa: BLE001 - a process of its own would end with the traceback, whatever it was
+            return traceback.format_exc()
+    return ""
+
+
+@pytest.fixture(autouse=True)
+def versions_are_asked_here(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The same question to the same files without a new interpreter, which imports for eight seconds each time.
+
+    The process of its own is tried in tests/registry, in `released`, and by every test that runs the command.
+    """
+    monkeypatch.setattr("tasks.registry.smoke_test._run", run_here)
 
 
 @pytest.fixture

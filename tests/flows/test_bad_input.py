@@ -73,7 +73,7 @@ def base_of_type(name: str) -> Change:
 
 
 def long_test_row(shop: Any, recipe: dict[str, Any]) -> None:
-    row = {"instruction": "What colour is grass? " * 40, "output": "green"}
+    row = {"instruction": "What colour is grass? " * 100, "output": "green"}
     with (shop.home / "test.jsonl").open("a", encoding="utf-8") as stream:
         stream.write(json.dumps(row) + "\n")
 

@@ -88,7 +88,7 @@ def test_the_choice_is_made_anew_for_a_base_of_another_shape(wide: Path, colours
     state = State(tmp_path / "state")
     assert with_method(told, state).training.method.type == "lora"
     config = json.loads((wide / "config.json").read_text("utf-8"))
-    (wide / "config.json").write_text(json.dumps(config | {"num_hidden_layers": 1}), "utf-8")
+    (wide / "config.json").write_text(json.dumps(config | {"num_hidden_layers": 1, "vocab_size": 8000}), "utf-8")
     assert with_method(told, state).training.method.type == "full"
 
 

@@ -9,8 +9,8 @@ from pathlib import Path
 import pytest
 import yaml
 
-from tasks.errors import ServiceUnavailable, UnknownVersion, WorkRefused
-from tasks.registry import packaging, smoke_test, versions
+from tasks.errors import InvalidBaseModel, ServiceUnavailable, UnknownVersion, WorkRefused
+from tasks.registry import contents, packaging, smoke_test, versions
 
 ROWS = [{"instruction": "Where is it?"}]
 SECRETS = {
@@ -39,7 +39,8 @@ def register(registry, tiny_base: Path, monkeypatch: pytest.MonkeyPatch) -> Regi
             served = folder.parent / f"serve-{name}" / "serve_model.py"
             served.parent.mkdir()
             served.write_text(f"{packaging.SERVE_MODEL.read_text('utf-8')}\n{code}\n", "utf-8")
-            patch.setattr(packaging, "SERVE_MODEL", served)
+            for module in (packaging, contents):
+                patch.setattr(module, "SERVE_MODEL", served)
             content = f"{next(number):064d}{name}"
             return versions.register_model(registry[1], name, kind, folder, content, {}, model_config=config)
 
@@ -79,8 +80,10 @@ def test_a_version_whose_weights_lie_outside_of_it_is_refused(register, registry
     described = yaml.safe_load((folder / "MLmodel").read_text("utf-8"))
     described["flavors"]["python_function"]["artifacts"]["model"]["path"] = address
     (folder / "MLmodel").write_text(yaml.safe_dump(described), "utf-8")
+    with pytest.raises(UnknownVersion, match="outside of it"):
+        contents.weights_in(folder)
     for attempt in (versions.model_folder, lambda *given: smoke_test.ask(*given[:3], ROWS, given[3])):
-        with pytest.raises(UnknownVersion, match="outside of it"):
+        with pytest.raises(WorkRefused, match=r"MLmodel, .* is not what was registered"):
             attempt(registry[0], name, version, tmp_path)
 
 
@@ -89,9 +92,11 @@ def test_a_link_that_leads_out_of_a_version_is_refused(register, registry, tmp_p
     name = f"linked-{len(link)}"
     version = register(name)
     folder = versions.version_folder(registry[0], name, version, tmp_path)
-    place = folder / link.format(model=versions.weights_in(folder).name)
+    place = folder / link.format(model=contents.weights_in(folder).name)
     place.symlink_to("/etc/hostname")
     with pytest.raises(UnknownVersion, match="outside of it"):
+        contents.weights_in(folder)
+    with pytest.raises(WorkRefused, match=r"outside of it|not what was registered"):
         versions.model_folder(registry[0], name, version, tmp_path)
 
 
@@ -111,11 +116,10 @@ def test_the_hubs_base_of_an_adapter_is_fetched_before_its_version_is_asked(
     assert smoke_test.ask(registry[0], "bound", version, ROWS, tmp_path)
 
 
-def test_a_version_whose_adapter_is_pickled_does_not_answer(
+def test_a_pickled_adapter_is_not_registered(
     register, registry, tiny_base: Path, tiny_adapter: Path, tmp_path: Path
 ) -> None:
     folder = Path(shutil.copytree(tiny_adapter, tmp_path / "pickled"))
     (folder / "adapter_model.safetensors").rename(folder / "adapter_model.bin")
-    version = register("pickled", folder=folder, kind="adapter", **versions.base_config(str(tiny_base), tiny_base))
-    with pytest.raises(WorkRefused, match="pickled weights are not loaded"):
-        smoke_test.ask(registry[0], "pickled", version, ROWS, tmp_path)
+    with pytest.raises(InvalidBaseModel, match="safetensors"):
+        register("pickled", folder=folder, kind="adapter", **versions.base_config(str(tiny_base), tiny_base))
