@@ -132,6 +132,7 @@ def test_a_file_in_the_place_of_the_state_folder_is_reported(fresh, capsys):
     assert "TUNELINE_HOME" in capsys.readouterr().err
 
 
+@pytest.mark.slow
 def test_a_full_disk_is_reported_and_the_work_goes_on_once_there_is_room(
     small_disk, fresh, monkeypatch, capsys, retrain
 ):

@@ -54,6 +54,7 @@ def own_base(shop: Any) -> Path:
     return Path(shutil.copytree(shop.base, shop.home / "own-base"))
 
 
+@pytest.mark.slow
 def test_one_bit_that_flips_before_register_is_refused_and_the_step_is_made_again(shop, retrain):
     recipe = shop.recipe("flipped", training=QUICK)
     place = preflight(recipe)
@@ -118,6 +119,7 @@ def test_sources_that_change_after_the_run_began_are_refused(fresh, retrain):
     assert dataset.source_digest == place.sources
 
 
+@pytest.mark.slow
 def test_a_base_that_is_swapped_for_the_training_process_and_put_back_is_refused(fresh, monkeypatch):
     base = own_base(fresh)
     recipe = fresh.recipe("swapped", base={"model": str(base)}, training=QUICK)
@@ -166,6 +168,7 @@ def test_a_base_that_changes_during_training_is_refused_and_nothing_kept_as_fini
     assert train(tokenized, recipe, place).base_digest == tokenized.base_digest
 
 
+@pytest.mark.slow
 def test_an_adapter_that_changes_while_it_is_combined_is_refused(released, fresh, monkeypatch):
     parts = [Path(shutil.copytree(released.weights.path("weights"), fresh.home / name)) for name in ("one", "two")]
     method = {"type": "combine", "adapters": [str(part) for part in parts], "combination": "svd"}
@@ -211,6 +214,7 @@ def test_a_base_of_the_same_weights_is_another_base_by_config_stop_tokens_tokeni
     assert other.base_digest != plain.base_digest and other.digest != plain.digest
 
 
+@pytest.mark.slow
 def test_nothing_that_was_made_with_other_stop_tokens_is_used_again(shop, retrain, tmp_path):
     retrain(shop.recipe("stops", training=QUICK))
     base = Path(shutil.copytree(shop.base, tmp_path / "base"))
@@ -274,6 +278,7 @@ def test_a_version_with_other_bytes_is_asked_nothing_before_an_alias_moves(tampe
         settling.asked(released.versions, [{"instruction": "Who are you?"}], shop.state)
 
 
+@pytest.mark.slow
 def test_a_base_version_that_was_deleted_is_made_again_with_the_adapter_that_names_it(fresh, retrain):
     recipe = fresh.recipe("based", training=QUICK)
     first = retrain(recipe)

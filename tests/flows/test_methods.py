@@ -41,6 +41,7 @@ def test_a_method_goes_the_whole_path_and_its_version_answers_as_it_was_scored(n
     assert given == [row["candidate"] for row in done.report.examples]
 
 
+@pytest.mark.slow
 def test_what_cannot_be_merged_within_the_bounds_answers_on_its_quantised_base(shop, retrain):
     method, rate, _ = METHODS["qlora"]
     recipe = shop.recipe(
@@ -57,6 +58,7 @@ def test_what_cannot_be_merged_within_the_bounds_answers_on_its_quantised_base(s
     assert given == [row["candidate"] for row in done.report.examples]
 
 
+@pytest.mark.slow
 def test_an_adapter_that_is_not_merged_is_the_champion_of_the_next_release(shop, retrain):
     method, rate, _ = METHODS["prompt_tuning"]
     training = {"method": method, "learning_rate": rate}

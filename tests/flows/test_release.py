@@ -106,6 +106,7 @@ def test_changed_evaluation_settings_repeat_the_evaluation_and_no_question(relea
     assert shop.versions("colours") == [1]
 
 
+@pytest.mark.slow
 def test_changed_training_trains_again_on_the_tokens_that_are_there(released, shop, retrain):
     done = retrain(shop.recipe("colours", training={"max_steps": 2}))
     assert made(done) == ["weights", "report", "merged", "versions", "decision"]

@@ -274,6 +274,7 @@ def spoil(checkpoint: Path) -> None:
     (checkpoint / "state.json").write_text(json.dumps(state), "utf-8")
 
 
+@pytest.mark.slow
 def test_a_checkpoint_that_is_whole_and_bad_is_left_for_the_one_before(broken: TrainingJob, whole: TrainingJob) -> None:
     spoil(broken.folder / NEWEST)
     with pytest.raises(TrainingDiverged, match="at once from the checkpoint of step 8, which is deleted"):

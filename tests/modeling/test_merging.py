@@ -101,6 +101,7 @@ def test_after_four_bits_the_base_passed_through_them_keeps_the_answers_and_is_s
     assert questions.answers(saved) == questions.answers(adapter.load())
 
 
+@pytest.mark.slow
 def test_after_eight_bits_the_default_bounds_let_the_nearest_pass(
     trained: Train, questions: Questions, tmp_path: Path
 ) -> None:
@@ -118,6 +119,7 @@ def test_on_a_plain_base_a_bound_that_is_broken_refuses_the_merge(
         merge_best(trained("full"), questions, MergingRecipe(max_mean_kl=1e-30), tmp_path / "model")
 
 
+@pytest.mark.slow
 def test_on_a_quantised_base_a_bound_that_the_best_breaks_leaves_the_adapter_and_every_measurement(
     trained: Train, questions: Questions, tmp_path: Path
 ) -> None:

@@ -87,6 +87,7 @@ def test_a_folder_with_one_stop_token_keeps_it_as_a_number(tiny_base: Path, tmp_
     assert stops_of(tmp_path / "merged") == 0
 
 
+@pytest.mark.slow
 def test_a_version_registered_before_is_exported_with_the_stop_tokens_it_was_scored_with(
     trained: Path, tmp_path: Path
 ) -> None:
@@ -113,6 +114,7 @@ def test_an_export_that_would_not_stop_is_refused(
     assert not list(tmp_path.iterdir())
 
 
+@pytest.mark.slow
 def test_an_export_that_answers_otherwise_with_the_same_numbers_is_refused(
     trained: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

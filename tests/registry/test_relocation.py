@@ -76,6 +76,7 @@ def test_a_look_up_answers_all_the_same_and_says_it_beside_the_answer(moved):
     assert "tuneline doctor --relocate" in done.stderr
 
 
+@pytest.mark.slow
 def test_after_relocating_the_version_loads_and_answers_from_the_new_place(moved):
     done = command(moved, "doctor", "--relocate")
     assert done.returncode == 0, done.stderr
