@@ -18,7 +18,7 @@ METHODS = {
     "pissa": ({"type": "lora", "rank": 8, "initialisation": "pissa", "dropout": 0.0}, 3e-3, "merged"),
     "loha": ({"type": "peft", "peft_type": "LOHA", "options": {"r": 8, "target_modules": ["q_proj"]}}, 1e-2, "merged"),
 }
-QUICK = {"prompt_tuning", "qlora"}
+QUICK = {"qlora"}
 
 
 @pytest.mark.parametrize("name", [pytest.param(n, marks=[] if n in QUICK else pytest.mark.slow) for n in METHODS])
