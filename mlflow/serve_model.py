@@ -29,7 +29,10 @@ BASE_FILES = (
 BASE_TEMPLATES = "additional_chat_templates/*.jinja"
 LIMITS = {"rows": 256, "stops": 8, "stop_characters": 64, "characters_per_token": 16, "max_tokens": 1_000_000}
 """Of one request: rows; stop strings and their length; characters of a row for each token of the context; new tokens
-of a row, which end at the context in any case. `model_config={"limits": {…}}` changes single ones."""
+of a row, which end at the context in any case. `model_config={"limits": {…}}` changes single ones. A message takes a
+token at least, so a row has fewer messages than the context has tokens."""
+NAMED, LONGEST_NAME = 20, 60
+"""Names that a message repeats, and characters of each."""
 CONTEXT = 4096
 """Tokens, for a model that says nowhere how many it reads."""
 ROLES, COLUMNS = ("system", "user", "assistant", "tool"), ("messages", "instruction", "input")
@@ -119,32 +122,42 @@ class AnswersInstructions(PythonModel):
         return answers
 
     def stop_strings(self, stop):
-        stops, longest = list(stop), self.limits["stop_characters"]
+        stops, longest = list(stop or ()), self.limits["stop_characters"]
         if len(stops) > self.limits["stops"]:
             raise ServingError(f"{len(stops)} stop strings: at most {self.limits['stops']} are taken.")
         for text in stops:
             if not isinstance(text, str) or not 0 < len(text) <= longest:
                 raise ServingError(f"stop: every stop string is a text of 1 to {longest} characters.")
+            check_whole(text, "stop")
         return stops
 
     def prompt_ids(self, number, row):
         messages = messages_of(number, row)
         if self.system and messages[0]["role"] != "system":
             messages.insert(0, {"role": "system", "content": self.system})
-        characters = sum(len(message["content"]) for message in messages)
-        most = self.context * self.limits["characters_per_token"]
-        if characters > most:
-            raise ServingError(f"Row {number}: the prompt has {characters:,} characters; at most {most:,} are read.")
+        if len(messages) >= self.context:
+            raise ServingError(
+                f"Row {number}: {len(messages):,} messages, and this model reads fewer than {self.context:,} tokens."
+            )
+        self.check_length(number, sum(len(message["content"]) for message in messages))
         try:
             text = self.tokenizer.apply_chat_template(messages, tokenize=False, add_generation_prompt=True)
         except Exception as fault:
             raise ServingError(f"Row {number}: the chat template does not print it: {fault}") from fault
+        # What the template writes around each message counts too.
+        self.check_length(number, len(text))
+        check_whole(text, f"Row {number}")
         ids = self.tokenizer(text, add_special_tokens=False)["input_ids"]
         if len(ids) >= self.context:
             raise ServingError(
                 f"Row {number}: the prompt has {len(ids)} tokens; this model reads fewer than {self.context}."
             )
         return ids
+
+    def check_length(self, number, characters):
+        most = self.context * self.limits["characters_per_token"]
+        if characters > most:
+            raise ServingError(f"Row {number}: the prompt has {characters:,} characters; at most {most:,} are read.")
 
     def answers(self, prompts, max_tokens, samplers=(), stops=()):
         """A text for each prompt. A row ends at its own limit; those with more room than others go on after them."""
@@ -299,10 +312,17 @@ def rows_of(model_input, most):
 
 def listed(value):
     """Arrays as lists with Python's own numbers and texts: MLflow makes arrays of what comes as JSON."""
+    try:
+        return plain(value)
+    except RecursionError:
+        raise ServingError("The request is nested deeper than anything that is read.") from None
+
+
+def plain(value):
     value = value.tolist() if hasattr(value, "tolist") else value
     if isinstance(value, list | tuple):
-        return [listed(each) for each in value]
-    return {name: listed(each) for name, each in value.items()} if isinstance(value, dict) else value
+        return [plain(each) for each in value]
+    return {name: plain(each) for name, each in value.items()} if isinstance(value, dict) else value
 
 
 def is_columns(request):
@@ -315,8 +335,22 @@ def is_columns(request):
 def transposed(columns):
     lengths = {name: len(column) if isinstance(column, list) else "no list" for name, column in columns.items()}
     if len(set(lengths.values())) > 1:
-        raise ServingError(f"Columns of different lengths: {lengths}.")
+        sizes = names_of(f"{name}: {size}" for name, size in lengths.items())
+        raise ServingError(f"Columns of different lengths: {sizes}.")
     return [dict(zip(columns, row, strict=True)) for row in zip(*columns.values(), strict=True)]
+
+
+def names_of(names):
+    """Names for a message: the first ones, each cut, and how many more there are."""
+    names = list(names)
+    shown = [name if len(name) <= LONGEST_NAME else f"{name[:LONGEST_NAME]}…" for name in names[:NAMED]]
+    return ", ".join(shown) + (f" and {len(names) - NAMED:,} more" if len(names) > NAMED else "")
+
+
+def check_whole(text, what):
+    """Refuse half a character (U+D800 to U+DFFF), which JSON can hold and no tokenizer reads."""
+    if any("\ud800" <= character <= "\udfff" for character in text):
+        raise ServingError(f"{what}: half a character (U+D800 to U+DFFF); send whole ones.")
 
 
 def messages_of(number, row):
@@ -327,7 +361,7 @@ def messages_of(number, row):
     # Tables fill the gaps of rows that differ with None or NaN.
     row = {name: value for name, value in row.items() if value is not None and value == value}
     if unknown := sorted(str(name) for name in row if name not in COLUMNS):
-        raise ServingError(f"Row {number}: {', '.join(unknown)}: not read; a row has {', '.join(COLUMNS)}.")
+        raise ServingError(f"Row {number}: {names_of(unknown)}: not read; a row has {', '.join(COLUMNS)}.")
     if "messages" in row:
         if len(row) > 1:
             raise ServingError(f"Row {number} has 'messages' and 'instruction' or 'input': give one of the two.")

@@ -5,6 +5,7 @@ Names are allowed one by one or by the prefix of the library that reads them; ev
 """
 
 import os
+import re
 from collections.abc import Mapping
 
 NAMES = frozenset(
@@ -27,8 +28,11 @@ PREFIXES = (
     *("TORCH", "PYTORCH_", "TRITON_", "ACCELERATE_", "FSDP_", "DS_", "DEEPSPEED_", "BNB_", "BITSANDBYTES_"),
     *("HF_HOME", "HF_HUB_", "HF_MODULES_", "HF_DATASETS_", "HUGGINGFACE_HUB_CACHE", "TRANSFORMERS_"),
 )
-SECRET = frozenset({"TOKEN", "SECRET", "PASSWORD", "PASSWD", "KEY", "CREDENTIALS", "AUTH"})
-"""Words of a name, between underscores, with which a value stays here whatever its prefix is."""
+SECRET = re.compile(
+    r"(^|_)(\w*(TOKEN|SECRET|PASSWORD|PASSWD|CREDENTIAL)S?|KEYS?|(API|ACCESS|SECRET|PRIVATE)KEYS?|AUTH|PASS|PWD)(_|$)",
+    re.IGNORECASE,
+)
+"""Words of a name with which a value stays here whatever its prefix is; a PKEY is a number of a network, no key."""
 SET = {
     # Every interpreter below the child, too: a file in the working folder is not a module.
     "PYTHONSAFEPATH": "1",
@@ -55,10 +59,10 @@ def child_environment(added: Mapping[str, str], variables: Mapping[str, str] = o
 def is_handed_on(name: str) -> bool:
     """Whether a variable of this name is for a child that runs a model.
 
-    >>> [is_handed_on(name) for name in ("CUDA_VISIBLE_DEVICES", "TOKENIZERS_PARALLELISM", "HF_HUB_TOKEN")]
+    >>> [is_handed_on(name) for name in ("NCCL_IB_PKEY", "TOKENIZERS_PARALLELISM", "HF_HUB_ACCESSTOKEN")]
     [True, True, False]
     """
-    return (name in NAMES or name.startswith(PREFIXES)) and SECRET.isdisjoint(name.upper().split("_"))
+    return (name in NAMES or name.startswith(PREFIXES)) and not SECRET.search(name)
 
 
 def without_working_folder(paths: str) -> str:

@@ -6,15 +6,21 @@ from typing import NamedTuple
 from urllib.parse import unquote, urlsplit, urlunsplit
 
 HIDDEN = "***"
+# A quote is part of a password only where the text goes on behind it.
+_QUOTE = r"['\"](?=\w)"
+# Up to the last @ of the authority; or user:password, whatever stands in the password. All lengths have a bound: what
+# has no @ would be looked through again from each place.
+_AUTHORITY = rf"(?:[^\s/?#'\"]|{_QUOTE}){{0,300}}@"
+_PASSWORD = rf"(?:[^\s@'\"]|{_QUOTE}){{0,300}}@"
 _USER_INFO = re.compile(
-    r"(?P<scheme>[A-Za-z][A-Za-z0-9+.-]*://)"
-    # Up to the last @ of the authority; or user:password, whatever stands in the password, unless it is host:port/path.
-    r"(?:[^\s/?#'\"]*@|[^\s:/?#'\"@]*:(?!\d+[/?#])[^\s@'\"]*@)"
-)
-_SECRET_PARAMETER = re.compile(
-    r"(?P<name>[?&](?:password|passwd|pwd|token|access_token|api_key|apikey|key|secret|signature|sig|sslpassword)=)"
-    r"[^\s&#'\"]+",
+    # A page may have an @ behind host:port/, and a store, whose password may begin with digits and a slash, has none.
+    rf"(?P<scheme>(?:https?|(?P<store>(?<![a-z0-9+.-])(?!https?:)[a-z][a-z0-9+.-]{{0,40}}))://)"
+    rf"(?:{_AUTHORITY}|[^\s:/?#'\"@]{{0,300}}:(?(store)|(?!\d+[/?#])){_PASSWORD})",
     re.IGNORECASE,
+)
+_SECRET = "password|passwd|pwd|secret|token|signature|credential|auth|key|sas|odbc_connect"
+_SECRET_PARAMETER = re.compile(
+    rf"(?P<name>[?&#;](?:[\w.-]{{0,40}}(?:{_SECRET})[\w.-]{{0,40}}|sig)=)[^\s&#'\"]+", re.IGNORECASE
 )
 
 

@@ -58,7 +58,9 @@ def _name(name: str) -> str:
 
 
 def markdown_text(text: str) -> str:
-    r"""Text as one line of Markdown that shows what it says: no heading, link, image, tag or emphasis.
+    r"""Text as one line of Markdown that shows what it says: no heading, image, tag or emphasis, no link under a text.
+
+    A page may still make links of addresses that are written out; they show where they lead.
 
     >>> markdown_text("![x](http://a) <b>")
     '\\![x\\](http://a) \\<b>'

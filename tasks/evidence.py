@@ -15,13 +15,13 @@ from tasks.artifacts import EvaluationReport, MergedModel, ModelVersions, Parity
 from tasks.champion import existing, label, to_beat
 from tasks.credentials import without_credentials
 from tasks.digests import model_digest
-from tasks.errors import WorkRefused
+from tasks.errors import StateUnusable, WorkRefused
 from tasks.evaluation.consistency import contradictions
 from tasks.evaluation.report import report_digest
 from tasks.registry import lookup, tracking
 from tasks.registry.contents import wanted_digest
 from tasks.settings import State
-from tasks.store import MANIFEST, StepStore, digest
+from tasks.store import StepStore, digest, read_step
 
 ASKED_ROWS = 2
 HERE = "the steps of this machine"
@@ -161,13 +161,10 @@ def _folding(found: lookup.Version, run: tracking.MlflowRun | None, state: State
 
 def _finished(kind: str, record: type[Record], state: State, name: str = "") -> Iterator[Record]:
     """Finished steps of a kind, the newest first; another model's are left out, and another release's format."""
-    manifests = (state.steps / kind).glob(f"*/{MANIFEST}")
-    for manifest in sorted(manifests, key=lambda path: path.stat().st_mtime, reverse=True):
+    for folder in StepStore(state.steps).folders(kind):
         try:
-            inputs = json.loads(manifest.with_name("inputs.json").read_text("utf-8"))
-        except (OSError, ValueError):
+            inputs = json.loads((folder / "inputs.json").read_text("utf-8"))
+            if not name or inputs.get("name") == name:
+                yield read_step(folder, record)
+        except (OSError, ValueError, StateUnusable):
             continue
-        if not name or inputs.get("name") == name:
-            found = StepStore(state.steps).find(kind, manifest.parent.name, record)
-            if found:
-                yield found

@@ -79,6 +79,12 @@ class StepStore:
             _said[folder] = str(fault)
             return None
 
+    def folders(self, kind: str) -> list[Path]:
+        """The folders of finished steps of a kind, the newest first; `read_step` tells which of them are whole."""
+        manifests = (self.root / kind).glob(f"*/{MANIFEST}")
+        newest_first = sorted(manifests, key=lambda path: path.stat().st_mtime, reverse=True)
+        return [path.parent for path in newest_first if path.parent.suffix != ".partial"]
+
     def check(self, step: StepRecord, in_full: bool = False) -> None:
         """Raise StateUnusable where a step in use is no longer what it was; with `in_full` every byte is read again."""
         try:

@@ -3,6 +3,7 @@
 import json
 import logging
 import os
+import time
 from pathlib import Path
 
 import pytest
@@ -22,6 +23,14 @@ ADDRESSES = [
     "postgresql://db/mlflow?sslmode=require&password=DBPASSWORD_42",
     "https://store.example/file.jsonl?X=1&sig=DBPASSWORD_42&y=2",
     "s3://key:DBPASSWORD_42@bucket/prefix",
+    "postgresql://tuneline:5432/DBPASSWORD_42@db:5432/mlflow",
+    "postgresql://tuneline:it's\"DBPASSWORD_42@db/mlflow",
+    "https://bucket.example/k?X-Amz-Algorithm=A&X-Amz-Signature=DBPASSWORD_42",
+    "https://store.example/k?AWSAccessKeyId=DBPASSWORD_42",
+    "https://login.example/?client_secret=DBPASSWORD_42&x=1",
+    "https://login.example/#refresh_token=DBPASSWORD_42",
+    "https://store.example/k?sas=DBPASSWORD_42",
+    "mssql+pyodbc:///?odbc_connect=SERVER%3Ddb%3BPWD%3DDBPASSWORD_42",
 ]
 PLAIN = [
     "models:/desk@production",
@@ -29,6 +38,8 @@ PLAIN = [
     "https://hub.example/org/model@main",
     "sqlite:////home/ann@work/.tuneline/mlflow.db",
     "write to ann@example.org, see https://example.org",
+    "'http://127.0.0.1:5000','ann@example.org'",
+    "https://example.org/?page=2&sort=name#top",
 ]
 
 
@@ -43,6 +54,13 @@ def test_no_part_of_a_login_is_left(address: str) -> None:
 def test_addresses_without_a_login_are_left_as_they_are(text: str) -> None:
     assert without_credentials(text) == text
     assert split_login(text) == (text, None)
+
+
+@pytest.mark.parametrize("text", ["a://" + "x:" * 50_000, "http://" * 10_000, "?" + "key" * 50_000 + "://"])
+def test_a_long_text_without_a_login_is_looked_through_once(text: str) -> None:
+    before = time.process_time()
+    without_credentials(text)
+    assert time.process_time() - before < 2
 
 
 def error_types(kind: type[errors.TunelineError] = errors.TunelineError) -> list[type[errors.TunelineError]]:

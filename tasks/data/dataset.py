@@ -16,7 +16,7 @@ from tasks.data.sources import ROLES, SplitRole, expand, source_digest
 from tasks.digests import files_digest
 from tasks.errors import InvalidData
 from tasks.escaping import printable
-from tasks.main_memory import free_main_memory, gigabytes
+from tasks.main_memory import gigabytes
 from tasks.personal import KINDS, hidden
 from tasks.progress import Advance, silent
 from tasks.recipe import DataRecipe, PersonalData, Recipe
@@ -87,8 +87,8 @@ def _out_of_memory(recipe: DataRecipe) -> str:
     sources = [source for role in expand(recipe).values() for source in role if isinstance(source, Path)]
     size = sum(source.stat().st_size for source in sources)
     return (
-        f"the memory does not hold these sources: {gigabytes(size)} of files, and {gigabytes(free_main_memory())} were "
-        "left when the work was stopped. All records of a run are held in memory, with short prompts in up to 45 times "
+        f"the memory does not hold these sources ({gigabytes(size)} of files, packed ones as they lie): the work was "
+        "stopped before it was full. All records of a run are held in memory, with short prompts in up to 45 times "
         "their bytes, most of it for the search for near-duplicates: take fewer records, or a machine with more memory."
     )
 

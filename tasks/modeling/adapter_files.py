@@ -25,6 +25,8 @@ PLAIN_LORA = frozenset(
 """The keys that a plain LoRA sets; every other key of PEFT's class has to stand at that class's default."""
 STARTS = (True, False, "gaussian")
 """Ways of starting that leave the base as it is, in PEFT's words; the saved matrices replace them."""
+LARGEST_RANK, LARGEST_SCALE = 1 << 16, 1e9
+"""Of an adapter: more than any model is wide, and more than any alpha."""
 MODULE = re.compile(r"[\w.]+")
 MATRIX = re.compile(r".*\.lora_(embedding_)?[AB](\.weight)?")
 
@@ -69,18 +71,33 @@ def not_plain(config: Mapping[str, Any]) -> str:
     for name, value in config.items():
         match name:
             case "r":
-                plain = type(value) is int and value > 0
+                plain = _is_rank(value)
+            case "lora_alpha":
+                plain = _is_scale(value)
+            case "lora_dropout":
+                plain = type(value) in (int, float) and 0 <= value <= 1
             case "init_lora_weights":
                 plain = value in STARTS
             case "target_modules":
                 plain = value == ALL_LINEAR or (isinstance(value, list) and _are_names(value))
             case "rank_pattern" | "alpha_pattern":
-                plain = not value or (isinstance(value, dict) and _are_names(value))
+                number = _is_rank if name == "rank_pattern" else _is_scale
+                plain = not value or (
+                    isinstance(value, dict) and _are_names(value) and all(map(number, value.values()))
+                )
             case _:
                 plain = name in PLAIN_LORA or not value or value == defaults.get(name)
         if not plain:
             return f"{ADAPTER_CONFIG} sets {name} to {json.dumps(value)[:80]}"
     return "" if "r" in config else f"{ADAPTER_CONFIG} sets no r"
+
+
+def _is_rank(value: Any) -> bool:
+    return type(value) is int and 0 < value <= LARGEST_RANK
+
+
+def _is_scale(value: Any) -> bool:
+    return type(value) in (int, float) and 0 < value < LARGEST_SCALE
 
 
 def _are_names(values: Iterable[Any]) -> bool:

@@ -163,9 +163,11 @@ class _SameServer(HTTPRedirectHandler):
     ) -> Request | None:
         """The request for the new address, or PermanentError where that is another server, or one without TLS."""
         before, after = urlsplit(req.full_url), urlsplit(newurl)
-        same = before.hostname == after.hostname and _port(before) == _port(after)
-        upgraded = before.hostname == after.hostname and (before.scheme, after.scheme) == ("http", "https")
-        if (after.scheme == before.scheme and same) or upgraded:
+        same_host, ports = before.hostname == after.hostname, (_port(before), _port(after))
+        same = after.scheme == before.scheme and ports[0] == ports[1]
+        # Another port is another server, whoever started it; only the usual two belong together.
+        upgraded = (before.scheme, after.scheme) == ("http", "https") and (ports[0] == ports[1] or ports == (80, 443))
+        if same_host and (same or upgraded):
             return super().redirect_request(req, fp, code, msg, headers, newurl)
         raise PermanentError(
             f"{before.scheme}://{before.netloc}: the server redirects to {after.scheme}://{after.netloc}. Credentials "

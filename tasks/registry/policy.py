@@ -1,16 +1,18 @@
 """The rules of promotion: a YAML file in, a frozen policy out; `gate.py` applies it."""
 
 from pathlib import Path
-from typing import Any, Self
+from typing import Annotated, Any, Self
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
 from tasks.errors import InvalidRecipe
 from tasks.escaping import listed, shortened
+from tasks.recipe import MetricName
 from tasks.yaml_text import InvalidYaml, YamlText, parse, text_of
 
 PRIMARY = "primary"
 NOT_SCORES = ("perplexity", "answer_tokens")
+STOP_RATE = "stop_rate"
 SHIPPED = Path(__file__).parents[2] / "mlflow" / "promotion_policy.yaml"
 """The policy of this checkout, which decides where no other is named."""
 
@@ -21,10 +23,23 @@ class Rule(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
 
 
+def _known_metric(metric: str, more: str) -> str:
+    """The metric, where a report has it for each row; else it would be missing from every report."""
+    known = (*(name.value for name in MetricName), more)
+    if metric in NOT_SCORES:
+        raise ValueError(f"{metric} is no score: a higher one is not better")
+    if metric not in known:
+        raise ValueError(f"no such metric; there are {', '.join(known)}")
+    return metric
+
+
+PairedMetric = Annotated[str, AfterValidator(lambda metric: _known_metric(metric, PRIMARY))]
+
+
 class Better(Rule):
     """The paired difference is above zero."""
 
-    metric: str = Field(PRIMARY, description="A metric, or `primary` for the recipe's primary metric.")
+    metric: PairedMetric = Field(PRIMARY, description="A metric, or `primary` for the recipe's primary metric.")
     confidence: float = Field(0.95, gt=0.5, lt=1, description="Of the paired interval.")
 
 
@@ -37,7 +52,7 @@ class NotWorse(Better):
 class Slices(Rule):
     """No slice loses more than `max_drop`."""
 
-    metric: str = Field(PRIMARY, description="A metric, or `primary`.")
+    metric: PairedMetric = Field(PRIMARY, description="A metric, or `primary`.")
     max_drop: float = Field(0.10, ge=0, le=1, description="Points of the metric.")
     min_rows: int = Field(30, ge=1, description="Rows below which a slice is not looked at.")
 
@@ -75,8 +90,7 @@ class PromotionPolicy(Rule):
     @classmethod
     def _higher_is_better(cls, scores: dict[str, float]) -> dict[str, float]:
         for metric, least in scores.items():
-            if metric in NOT_SCORES:
-                raise ValueError(f"{metric} is no score: a higher one is not better")
+            _known_metric(metric, STOP_RATE)
             if not 0 <= least <= 1:
                 raise ValueError(f"{metric}: {least} is not between 0 and 1")
         return scores

@@ -152,5 +152,5 @@ def test_the_step_ends_with_a_reason_where_python_has_no_memory(tmp_path, monkey
     path = write_lines(tmp_path / "a.jsonl", alpaca(60))
     monkeypatch.setattr("tasks.main_memory.free_main_memory", lambda: 1 << 20)
     monkeypatch.setattr("tasks.main_memory.LOOK_EVERY", 1)
-    with pytest.raises(InvalidData, match="the memory does not hold these sources"):
+    with pytest.raises(InvalidData, match=r"the memory does not hold these sources .*: the work was stopped before"):
         validate_sources(DataRecipe(train=[str(path)]), tmp_path, 0, "trial")

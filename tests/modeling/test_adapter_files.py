@@ -89,6 +89,12 @@ FOREIGN: dict[str, dict[str, Any]] = {
     "eva_config": {"eva_config": {"rho": 2.0}},
     "bias": {"bias": "all"},
     "r": {"r": "4"},
+    "a rank without end": {"r": 10**12},
+    "a rank below one for a module": {"rank_pattern": {"q_proj": -1}},
+    "an alpha that is no number": {"lora_alpha": float("nan")},
+    "an alpha that is text": {"lora_alpha": "16"},
+    "an alpha that is text for a module": {"alpha_pattern": {"q_proj": "16"}},
+    "more dropout than there is": {"lora_dropout": 5},
     "trainable_token_indices": {"trainable_token_indices": [1]},
     "a key of a later PEFT": {"runs_on_load": "own.module"},
 }

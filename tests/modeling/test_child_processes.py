@@ -22,6 +22,9 @@ SECRETS = {
     "HF_TOKEN": "hf_secret",
     "HF_HUB_TOKEN": "hf_secret",
     "AWS_SECRET_ACCESS_KEY": "aws-secret",
+    "HF_HUB_ACCESSTOKEN": "hub-secret",
+    "DS_APIKEY": "key-secret",
+    "GPU_PASS": "pass-secret",
     "AWS_ACCESS_KEY_ID": "aws-secret",
     "PREFECT_API_KEY": "prefect-secret",
     "PREFECT_API_AUTH_STRING": "prefect-secret",
@@ -62,7 +65,7 @@ def test_a_training_imports_no_file_of_the_working_folder(
     # An empty entry of a search path is the working folder, too.
     monkeypatch.setenv("PYTHONPATH", f"{os.environ.get('PYTHONPATH', '')}{os.pathsep}")
     short = on(job(max_steps=2, gradient_accumulation=2), processes)
-    assert launch.train(short, listen=lambda new: None)["step"] == 2
+    assert launch.train(short, listen=lambda new: None).step == 2
     assert not littered.exists()
 
 

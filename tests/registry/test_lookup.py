@@ -7,6 +7,7 @@ import threading
 import time
 from http.server import BaseHTTPRequestHandler, HTTPServer
 from pathlib import Path
+from urllib.request import Request
 
 import pytest
 
@@ -184,6 +185,28 @@ def test_credentials_do_not_follow_a_redirect_to_another_server(server, monkeypa
         redirecting.shutdown()
     assert Registry.seen == [], "the other server was not even asked"
     assert "hunter2SECRET" not in str(raised.value)
+
+
+@pytest.mark.parametrize(
+    ("before", "after", "followed"),
+    [
+        ("http://desk.example/a", "https://desk.example/a", True),
+        ("http://desk.example:5000/a", "https://desk.example:5000/a", True),
+        ("http://desk.example:5000/a", "https://desk.example:6000/a", False),
+        ("http://desk.example:5000/a", "https://desk.example/a", False),
+        ("https://desk.example/a", "http://desk.example/a", False),
+        ("http://desk.example/a", "http://desk.example.evil/a", False),
+    ],
+)
+def test_another_port_is_another_server_for_a_redirect_too(before, after, followed):
+    def redirected():
+        return lookup._SameServer().redirect_request(Request(before), None, 302, "", {}, after)
+
+    if followed:
+        assert redirected().full_url == after
+    else:
+        with pytest.raises(PermanentError, match="Credentials are not sent there"):
+            redirected()
 
 
 def test_a_redirect_on_the_same_server_is_followed_with_the_credentials(server, monkeypatch):

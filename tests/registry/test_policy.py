@@ -166,6 +166,18 @@ def test_a_policy_under_which_nothing_is_compared_is_refused(tmp_path, case):
     assert str(refused.value).startswith(f"{path}: ") and "better_than_base" in str(refused.value)
 
 
+@pytest.mark.parametrize("metric", ["perplexity", "answer_tokens", "exact_mach"])
+@pytest.mark.parametrize(
+    "rule",
+    ["minimum_scores: {%s: 0.5}", "better_than_base: {metric: %s}", "slices: {metric: %s}\nbetter_than_base: {}"],
+)
+def test_a_metric_that_no_report_can_have_is_refused_before_anything_is_trained(tmp_path, rule, metric):
+    path = tmp_path / "policy.yaml"
+    path.write_text(rule % metric)
+    with pytest.raises(InvalidRecipe, match=r"no such metric; there are exact_match|is no score"):
+        load(path)
+
+
 @pytest.mark.parametrize("rule", ["minimum_scores: {bleu: 0.1}", "better_than_base: {}", "not_worse_than_champion: {}"])
 def test_one_rule_that_compares_is_enough(tmp_path, rule):
     path = tmp_path / "policy.yaml"

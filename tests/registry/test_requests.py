@@ -108,6 +108,11 @@ REFUSED: dict[str, tuple[Any, dict[str, Any], str]] = {
     "nine stop strings": (ROWS, {"stop": list("abcdefghi")}, "9 stop strings: at most 8"),
     "a long stop string": (ROWS, {"stop": ["a" * 65]}, "1 to 64 characters"),
     "an empty stop string": (ROWS, {"stop": [""]}, "1 to 64 characters"),
+    "messages that say nothing": ([{"messages": [{**ASK, "content": ""}] * 9000}], {}, "9,000 messages, and this"),
+    "what the template writes around messages": ([{"messages": [{**ASK, "content": ""}] * 500}], {}, "characters; at"),
+    "half a character": (["order \ud800"], {}, "Row 1: half a character"),
+    "half a character in a stop string": (ROWS, {"stop": ["\ud800"]}, "stop: half a character"),
+    "a request nested without end": (json.loads("[" * 700 + "]" * 700), {}, "nested deeper"),
 }
 
 
@@ -115,6 +120,15 @@ REFUSED: dict[str, tuple[Any, dict[str, Any], str]] = {
 def test_what_is_not_answered_is_refused_with_the_reason(model, case):
     rows, params, words = REFUSED[case]
     assert words in refusal(model, rows, **params)
+
+
+def test_a_refusal_repeats_names_of_a_request_only_as_far_as_they_can_be_read(model):
+    for rows in (
+        [{**ROWS[0], "k" * 10_000: 1}],
+        [{**ROWS[0], **dict.fromkeys(map(str, range(10_000)), 1)}],
+        {"instruction": TEXTS, **{f"k{number}": [1] * (number % 3) for number in range(10_000)}},
+    ):
+        assert len(refusal(model, rows)) < 2000
 
 
 def test_an_answer_ends_at_the_context_whatever_is_asked_for(model, version):
