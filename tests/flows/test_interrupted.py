@@ -32,6 +32,7 @@ def long_recipe(shop, name: str):
     return shop.recipe(name, training={"max_steps": STEPS, "checkpoint_seconds": 1})
 
 
+@pytest.mark.slow
 def test_a_release_killed_in_three_steps_ends_as_one_that_never_was(fresh, shop, monkeypatch):
     recipe = long_recipe(fresh, "phoenix")
     steps = fresh.state.steps
