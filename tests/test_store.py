@@ -11,6 +11,7 @@ import pytest
 
 from tasks import file_digests
 from tasks.artifacts import StepRecord
+from tasks.durable import write_text
 from tasks.errors import StateUnusable, WorkRefused
 from tasks.store import StepStore, digest, file_digest, writable
 
@@ -215,7 +216,13 @@ def test_two_processes_build_a_step_once(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("number", "words"), [(errno.ENOSPC, "disk is full"), (errno.EROFS, "read-only"), (errno.EACCES, "permissions")]
+    ("number", "words"),
+    [
+        (errno.ENOSPC, "disk is full"),
+        (errno.EROFS, "read-only"),
+        (errno.EACCES, "permissions"),
+        (errno.EIO, "look at the disk"),
+    ],
 )
 def test_a_full_or_read_only_disk_says_what_to_do(tmp_path: Path, number: int, words: str) -> None:
     with pytest.raises(StateUnusable, match=words), writable(tmp_path):
@@ -240,3 +247,10 @@ def test_a_resumable_step_that_was_refused_before_it_began_leaves_nothing(tmp_pa
     with pytest.raises(WorkRefused):
         StepStore(tmp_path).make("step", {"data": "a"}, StepRecord, refuse, resumable=True)
     assert list((tmp_path / "step").iterdir()) == []
+
+
+@pytest.mark.parametrize("act", [lambda path: write_text(path, "text"), Path.read_bytes], ids=["written", "read"])
+def test_a_folder_in_the_place_of_a_file_is_named(tmp_path: Path, act: Callable[[Path], object]) -> None:
+    (tmp_path / "summary.json").mkdir()
+    with pytest.raises(StateUnusable, match=r"summary\.json: a folder is in the file's place"), writable(tmp_path):
+        act(tmp_path / "summary.json")

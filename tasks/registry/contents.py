@@ -4,6 +4,7 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from tasks.digests import digest, digest_of_files, holds, model_digest, model_files
+from tasks.durable import sync_tree
 from tasks.errors import InvalidBaseModel, StateUnusable, UnknownVersion
 from tasks.file_digests import file_digest, known_digest, remembered
 from tasks.registry.packaging import DIGEST_TAG, SERVE_MODEL, Package, local_folder
@@ -94,6 +95,9 @@ def landed(tracking_uri: str, location: str, package: Package) -> str:
     sources = {f"artifacts/{path.resolve().name}": path for path in package.artifacts.values() if path.is_file()}
     sources[CODE] = SERVE_MODEL
     try:
+        if folder:
+            # The database will say that the version exists: its files have to survive a crash of the machine first.
+            sync_tree(folder)
         unequal = _unequal_models(package, folder) if folder else ""
         with scratch_folder() as scratch:
             copies = {

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from tasks.digests import DESCRIBING, WEIGHTS, model_digest
-from tasks.durable import write_text
+from tasks.durable import sync_tree, write_text
 from tasks.errors import ServiceUnavailable, StateUnusable, UnknownVersion, WorkRefused
 from tasks.hub import snapshot
 from tasks.locks import DAY, locked
@@ -175,6 +175,7 @@ def version_folder(tracking_uri: str, name: str, version: int, cache: Path) -> P
                 shutil.rmtree(partial, ignore_errors=True)
                 # The cache may be a link to another disk, where moving is copying.
                 shutil.move(_with_model(got, f"{name}/{version}"), partial)
+                sync_tree(partial)
                 # Renamed into place last: a folder under its final name is whole.
                 partial.rename(target)
         return target
