@@ -13,6 +13,8 @@ from tasks.scratch import scratch_folder
 PACKAGE_TAG = "package"
 """Digest of the files that are run or read beside the weights."""
 DESCRIPTION, CODE = "MLmodel", "serve_model.py"
+TO_MEND = "restore them from a copy, or delete the version in MLflow: the next run of its recipe then makes it again"
+"""While the version is there, a run finds it by its tag and registers nothing."""
 
 
 def model_tag(kind: str) -> str:
@@ -79,8 +81,8 @@ def weights_in(folder: Path) -> Path:
     for path in (weights, *folder.rglob("*")):
         if not path.resolve().is_relative_to(root):
             raise UnknownVersion(
-                f"{folder}: this version is not whole: {path} leads to {path.resolve()}, outside of it; register it "
-                "again."
+                f"{folder}: this version is not whole: {path} leads to {path.resolve()}, outside of it; put the files "
+                f"there, {TO_MEND}."
             )
     return weights
 

@@ -208,3 +208,15 @@ def test_a_copy_is_on_the_disk_before_the_database_has_a_version_of_it(run, tiny
     versions.register_model(run, "synced", "full", tiny_base, "2" * 64, {})
     folder = versions.version_folder(run.tracking_uri, "synced", 1, Path("unused"))
     assert {path.stat().st_ino for path in folder.rglob("*")} <= kept[0]
+
+
+def test_the_advice_for_a_version_without_files_helps(run, tiny_base, tmp_path):
+    uri, content = run.tracking_uri, "3" * 64
+    versions.register_model(run, "emptied", "full", tiny_base, content, {})
+    shutil.rmtree(versions.version_folder(uri, "emptied", 1, tmp_path))
+    with pytest.raises(UnknownVersion, match=r"files are gone from .*delete the version in MLflow"):
+        versions.checked_folder(uri, "emptied", 1, tmp_path)
+    assert versions.register_model(run, "emptied", "full", tiny_base, content, {}) == 1, "found, so not made again"
+    connect(uri).delete_model_version("emptied", "1")
+    made = versions.register_model(run, "emptied", "full", tiny_base, content, {})
+    assert versions.checked_folder(uri, "emptied", made, tmp_path).is_dir()
