@@ -15,7 +15,7 @@ from tasks.modeling.model_files import CONFIG, json_object
 from tasks.modeling.stored_format import check_stored_format
 from tasks.recipe import BaseModelRecipe, Recipe
 from tasks.recipe_methods import CombineMethod, Method
-from tasks.registry import policy, relocation
+from tasks.registry import packaging, policy, relocation
 from tasks.settings import State, prepare_environment, state
 from tasks.store import StepStore, writable
 from tasks.workplace import Workplace
@@ -33,6 +33,7 @@ def preflight(recipe: Recipe, evaluated: str = "") -> Workplace:
     """
     here = state()
     prepare_environment(here)
+    packaging.check_installation()
     relocation.check(here.tracking_uri)
     policy.load(Path(recipe.promotion.policy))
     sources = source_digest(recipe.data)

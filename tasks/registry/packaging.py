@@ -77,12 +77,20 @@ def log_model(client: Any, run: MlflowRun, package: Package) -> Logged:
     return Logged(str(logged.model_id), found=False)
 
 
+def check_installation() -> None:
+    """Raise StateUnusable where what every version runs is not there: a wheel does not carry it."""
+    if not SERVE_MODEL.is_file():
+        raise StateUnusable(
+            f"{SERVE_MODEL}: not there, and every version runs it. Install Tuneline from a checkout that stays where "
+            "it is: `pip install -c constraints.txt -e .` in it."
+        )
+
+
 def _copy(run: MlflowRun, package: Package, logged: Any) -> None:
     import mlflow.pyfunc
     from mlflow.models import Model
 
-    if not SERVE_MODEL.is_file():
-        raise StateUnusable(f"{SERVE_MODEL}: not there; run from a checkout, or copy mlflow/serve_model.py there.")
+    check_installation()
     with scratch_folder() as scratch, warnings.catch_warnings():
         _check_room(package.artifacts.values(), scratch, local_folder(logged.artifact_location))
         warnings.filterwarnings("ignore", message=".*input example was not provided")
