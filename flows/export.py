@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
+from rich.markup import escape
 
 from tasks.errors import WorkRefused
 from tasks.settings import prepare_environment, state
@@ -88,4 +89,14 @@ def summary(done: "Exported") -> str:
         f"file{'s' if done.shards > 1 else ''}.\n"
         f"transformers alone loads it and answers; of {done.prompts} greedy answers {done.equal_answers} "
         f"equal the registered version's, {done.equal_tokens:.1%} of the tokens up to the first difference."
+        + _system_message(done.folder)
     )
+
+
+def _system_message(folder: Path) -> str:
+    """What the folder's template does not send by itself; empty where the model was trained without it."""
+    from tasks.modeling.origin import ORIGIN, origin_of
+
+    system = origin_of(folder).get("system", "") if (folder / ORIGIN).is_file() else ""
+    said = escape(json.dumps(system, ensure_ascii=False))
+    return f"\nIts template does not hold the recipe's system message; send it first: {said}" if system else ""

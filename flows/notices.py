@@ -46,7 +46,9 @@ def _passes(weights: TrainedWeights, tokenized: TokenizedDataset) -> Iterator[st
     tokens = tokenized.tokens.get("train", 0)
     share = weights.tokens / tokens if tokens else 1.0
     if 0 < share < WHOLE_PASS:
-        yield (
-            f"{weights.steps:,} steps are {share:.0%} of one pass over the training records: raise training.max_steps "
-            "or training.epochs to use them all."
+        more = (
+            "validation got no better, so training.early_stopping_patience ended it"
+            if weights.stopped_early
+            else "raise training.max_steps or training.epochs to use them all"
         )
+        yield f"{weights.steps:,} steps are {share:.0%} of one pass over the training records: {more}."

@@ -11,9 +11,11 @@ from tasks.data.dataset import source_digest
 from tasks.errors import InvalidBaseModel, PermanentError, ServiceUnavailable, StateUnusable
 from tasks.modeling import processes
 from tasks.modeling.base_model import CARRIED, is_hub_name, verified
+from tasks.modeling.model_files import CONFIG, json_object
+from tasks.modeling.stored_format import check_stored_format
 from tasks.recipe import BaseModelRecipe, Recipe
-from tasks.recipe_methods import CombineMethod
-from tasks.registry import policy, relocation
+from tasks.recipe_methods import CombineMethod, Method
+from tasks.registry import packaging, policy, relocation
 from tasks.settings import State, prepare_environment, state
 from tasks.store import StepStore, writable
 from tasks.workplace import Workplace
@@ -31,10 +33,11 @@ def preflight(recipe: Recipe, evaluated: str = "") -> Workplace:
     """
     here = state()
     prepare_environment(here)
+    packaging.check_installation()
     relocation.check(here.tracking_uri)
     policy.load(Path(recipe.promotion.policy))
     sources = source_digest(recipe.data)
-    _check_base(recipe.base, here)
+    _check_base(recipe.base, recipe.training.method, here)
     processes.check(recipe.compute, recipe.training.method)
     if isinstance(recipe.training.method, CombineMethod):
         check_adapters(recipe.training.method, here)
@@ -57,7 +60,7 @@ def refuse_to_start_for_ever() -> None:
         )
 
 
-def _check_base(base: BaseModelRecipe, here: State) -> None:
+def _check_base(base: BaseModelRecipe, method: Method, here: State) -> None:
     """A folder must hold a model; a name that can be nothing else than a folder must be one; its type must work here.
 
     Of a hub's or the registry's base, what it says of itself is looked at before anything is spent on it.
@@ -79,6 +82,7 @@ def _check_base(base: BaseModelRecipe, here: State) -> None:
             f"base.model: {name!r} is no folder ({Path(name).absolute()}), no carried model "
             f"({', '.join(sorted(CARRIED))}), no hub name (org/name) and no models:/ address."
         )
+    check_stored_format(json_object(folder / CONFIG), name, method.quantisation)
     check_support(folder, name, base.trust_remote_code, StepStore(here.steps))
 
 

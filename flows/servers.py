@@ -18,6 +18,7 @@ from flows.children import keep, last_lines, release
 from flows.logs import logged
 from tasks.credentials import without_credentials
 from tasks.errors import PermanentError, ServiceUnavailable
+from tasks.registry import relocation
 from tasks.settings import AUTH, SERVER_AUTH, State, answers
 from tasks.store import writable
 
@@ -34,8 +35,10 @@ TEMPORARY = {"PREFECT_UI_ENABLED": "0", "PREFECT__SERVER_EPHEMERAL": "1", "PREFE
 def flow_command(state: State, command: str) -> Iterator[Path]:
     """A command that runs flows: it has a Prefect server, and it logs as `logged` does; the log file.
 
-    Raises ServiceUnavailable where that server does not answer, at the start or later, and what `reach_prefect` raises.
+    Raises ServiceUnavailable where that server does not answer, at the start or later, StateUnusable for a registry
+    that was moved, and what `reach_prefect` raises.
     """
+    relocation.check(state.tracking_uri)
     server = reach_prefect(state, f"flows.{command}")
     import httpx
 

@@ -14,7 +14,7 @@ from tasks.store import StepStore
 from tasks.workplace import Workplace
 
 REGISTRY = "models:/"
-SUPPORT_VERSION = 1
+SUPPORT_VERSION = 2
 """Of what `modeling.support` tries."""
 
 

@@ -12,7 +12,7 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 SETTLED_NS = 50_000_000
 """A file that changed less than this ago may change again within the same tick of the file system's clock."""
@@ -83,10 +83,11 @@ def remembered(note: Path, folder: Path) -> Iterator[None]:
 def _noted(note: Path) -> dict[str, tuple[Stamp, str]]:
     try:
         content = json.loads(note.read_text("utf-8"))
-        if content["machine"] != platform.node():
+        # A note that rots on the disk must not speak against files that are whole.
+        if content["machine"] != platform.node() or content["digest"] != _own_digest(content["files"]):
             return {}
         return {name: (Stamp(*map(int, stamp)), str(known)) for name, (stamp, known) in content["files"].items()}
-    except (OSError, ValueError, KeyError, TypeError, AttributeError):
+    except (OSError, ValueError, KeyError, TypeError, AttributeError, OverflowError, RecursionError):
         return {}
 
 
@@ -94,8 +95,13 @@ def _write(note: Path, files: dict[str, tuple[Stamp, str]]) -> None:
     temporary = note.with_name(f".{note.name}.{os.getpid()}.new")
     try:
         note.parent.mkdir(parents=True, exist_ok=True)
-        temporary.write_text(json.dumps({"machine": platform.node(), "files": files}), "utf-8")
+        content = {"machine": platform.node(), "digest": _own_digest(files), "files": files}
+        temporary.write_text(json.dumps(content), "utf-8")
         temporary.replace(note)
     except OSError:
         with suppress(OSError):
             temporary.unlink()
+
+
+def _own_digest(files: Any) -> str:
+    return hashlib.sha256(json.dumps(files, sort_keys=True).encode()).hexdigest()

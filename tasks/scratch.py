@@ -48,8 +48,9 @@ def _lock_of(folder: Path) -> Path:
 
 
 def _sweep(root: Path) -> None:
-    """Delete the folders whose lock nobody holds."""
-    for folder in filter(Path.is_dir, list(root.iterdir())):
+    """Delete the folders whose lock nobody holds, and the locks of folders that are gone."""
+    left = {path.with_suffix("") if path.suffix == ".lock" else path for path in root.iterdir()}
+    for folder in left - {root / ".lock"}:
         lock = FileLock(_lock_of(folder), mode=0o600)
         try:
             lock.acquire(timeout=0)

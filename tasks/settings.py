@@ -6,6 +6,7 @@ Nothing heavy is imported here: a look-up pays for this module too.
 import json
 import logging
 import os
+import re
 import secrets
 import stat
 import sys
@@ -37,6 +38,8 @@ AUTH = "PREFECT_API_AUTH_STRING"
 """What this process says to Prefect's server, as `user:password`."""
 SERVER_AUTH = "PREFECT_SERVER_API_AUTH_STRING"
 """What a Prefect server that this process starts asks for."""
+AUTH_FORM = re.compile(rb"[!-9;-~]+:[!-~]+\s*")
+"""What a crash leaves of a password file, or a foreign hand writes there, need not be one."""
 BUSY_PERCENT = 20.0
 log = logging.getLogger("tuneline")
 EPHEMERAL = {
@@ -186,12 +189,14 @@ def _mode(path: Path) -> int:
 def auth_string(state: State) -> str:
     """What this state's Prefect server asks for: random, made once, in a file that only this account can read."""
     path = state.auth_file
-    if not (path.is_file() and path.stat().st_size and _mode(path) == 0o600):
+    if not (path.is_file() and _mode(path) == 0o600 and AUTH_FORM.fullmatch(path.read_bytes())):
         temporary = path.with_name(f".{path.name}-{os.getpid()}")
         temporary.unlink(missing_ok=True)
         descriptor = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
         with os.fdopen(descriptor, "w", encoding="utf-8") as stream:
             stream.write(f"tuneline:{secrets.token_urlsafe(24)}")
+            stream.flush()
+            os.fsync(stream.fileno())
         temporary.replace(path)
     return path.read_text("utf-8").strip()
 

@@ -259,10 +259,12 @@ def writable(root: Path) -> Iterator[None]:
             errno.EACCES: "it may not be written; change its permissions",
             errno.ENOTDIR: "part of this path is a file; move it away",
             errno.EEXIST: "a file is in the folder's place; move it away",
+            errno.EISDIR: "a folder is in the file's place; move it away",
+            errno.EIO: "the disk does not read or write it; look at the disk",
         }.get(fault.errno or 0)
         if problem is None:
             raise
         raise StateUnusable(
-            f"{fault.filename or root}: {problem}, or point TUNELINE_HOME elsewhere. "
+            f"{fault.filename2 or fault.filename or root}: {problem}, or point TUNELINE_HOME elsewhere. "
             "Nothing half-made is kept as finished."
         ) from fault

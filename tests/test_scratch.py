@@ -48,6 +48,15 @@ def test_what_a_killed_process_left_is_deleted_by_the_next_one(home: Path) -> No
     assert list((home / "scratch").iterdir()) == []
 
 
+def test_the_lock_of_a_folder_that_is_gone_goes_too(home: Path) -> None:
+    """As a kill leaves it between the two deletions at the end."""
+    (home / "scratch").mkdir()
+    (home / "scratch" / "7-abc.lock").touch()
+    with scratch_folder():
+        pass
+    assert list((home / "scratch").iterdir()) == []
+
+
 def test_libraries_take_it_for_the_temporary_folder_as_long_as_it_is_there(home: Path) -> None:
     usual = tempfile.gettempdir()
     with scratch_folder() as outer:

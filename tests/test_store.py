@@ -2,7 +2,6 @@ import errno
 import json
 import multiprocessing
 import os
-import platform
 import shutil
 import time
 from collections.abc import Callable
@@ -12,8 +11,9 @@ import pytest
 
 from tasks import file_digests
 from tasks.artifacts import StepRecord
+from tasks.durable import write_text
 from tasks.errors import StateUnusable, WorkRefused
-from tasks.store import StepStore, digest, file_digest, read_step, writable
+from tasks.store import StepStore, digest, file_digest, writable
 
 
 def record(folder: Path) -> StepRecord:
@@ -130,57 +130,6 @@ def test_bytes_that_were_put_back_with_their_old_time_are_noticed(tmp_path: Path
     assert not store.make("step", {"data": "a"}, StepRecord, record).reused
 
 
-@pytest.fixture
-def finished(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[[], list[str]]:
-    """Look for a finished step as a process of its own would; gives the names of the files that it read in full."""
-    store = StepStore(tmp_path)
-    made = store.make("step", {"data": "a"}, StepRecord, record)
-    read: list[str] = []
-    real = file_digests.file_digest
-    monkeypatch.setattr(file_digests, "file_digest", lambda path: read.append(path.name) or real(path))
-    time.sleep(0.1)  # as old as any step that another process finds
-
-    def look() -> list[str]:
-        read.clear()
-        monkeypatch.setattr(file_digests, "_known", {})
-        assert read_step(made.folder, StepRecord).digest == made.digest
-        return sorted(read)
-
-    look()
-    return look
-
-
-def test_files_that_stay_as_they_were_are_read_in_full_once(finished: Callable[[], list[str]]) -> None:
-    assert finished() == []
-
-
-def test_another_machine_reads_them_in_full_again(
-    finished: Callable[[], list[str]], monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(platform, "node", lambda: "another")
-    assert finished() == ["answer.txt", "inputs.json"]
-    assert finished() == []
-
-
-def test_a_file_with_another_time_is_read_again_and_no_other(finished: Callable[[], list[str]], tmp_path: Path) -> None:
-    next(tmp_path.glob("step/*/answer.txt")).touch()
-    time.sleep(0.1)
-    assert finished() == ["answer.txt"]
-    assert finished() == []
-
-
-@pytest.mark.parametrize(
-    "content", ["", "[]", "{}", '{"machine": 1}', '{"machine": "MACHINE", "files": {"a": 1}}', "\xff"]
-)
-def test_a_note_that_cannot_be_read_costs_a_reading_and_nothing_else(
-    finished: Callable[[], list[str]], tmp_path: Path, content: str
-) -> None:
-    (note,) = tmp_path.glob("step/*.verified")
-    note.write_bytes(content.replace("MACHINE", platform.node()).encode("latin-1"))
-    assert finished() == ["answer.txt", "inputs.json"]
-    assert finished() == []
-
-
 def test_a_file_that_rots_without_another_time_is_found_by_reading_in_full(tmp_path: Path) -> None:
     store = StepStore(tmp_path)
     made = store.make("step", {"data": "a"}, StepRecord, record)
@@ -267,7 +216,13 @@ def test_two_processes_build_a_step_once(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("number", "words"), [(errno.ENOSPC, "disk is full"), (errno.EROFS, "read-only"), (errno.EACCES, "permissions")]
+    ("number", "words"),
+    [
+        (errno.ENOSPC, "disk is full"),
+        (errno.EROFS, "read-only"),
+        (errno.EACCES, "permissions"),
+        (errno.EIO, "look at the disk"),
+    ],
 )
 def test_a_full_or_read_only_disk_says_what_to_do(tmp_path: Path, number: int, words: str) -> None:
     with pytest.raises(StateUnusable, match=words), writable(tmp_path):
@@ -292,3 +247,10 @@ def test_a_resumable_step_that_was_refused_before_it_began_leaves_nothing(tmp_pa
     with pytest.raises(WorkRefused):
         StepStore(tmp_path).make("step", {"data": "a"}, StepRecord, refuse, resumable=True)
     assert list((tmp_path / "step").iterdir()) == []
+
+
+@pytest.mark.parametrize("act", [lambda path: write_text(path, "text"), Path.read_bytes], ids=["written", "read"])
+def test_a_folder_in_the_place_of_a_file_is_named(tmp_path: Path, act: Callable[[Path], object]) -> None:
+    (tmp_path / "summary.json").mkdir()
+    with pytest.raises(StateUnusable, match=r"summary\.json: a folder is in the file's place"), writable(tmp_path):
+        act(tmp_path / "summary.json")

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from tasks.digests import DESCRIBING, WEIGHTS, files_digest, model_digest
+from tasks.durable import sync_folder, sync_tree
 from tasks.errors import InvalidBaseModel, ServiceUnavailable
 from tasks.file_digests import file_digest
 from tasks.hub import snapshot
@@ -98,7 +99,9 @@ def fetch_carried(name: str, bases: Path) -> Path:
             "licence": carried.licence,
         }
         (partial / "origin.json").write_text(json.dumps(origin, indent=1), "utf-8")
+        sync_tree(partial)
         partial.rename(folder)
+        sync_folder(bases)
     return folder
 
 

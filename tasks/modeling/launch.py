@@ -34,16 +34,17 @@ class Try:
     taken: int | None = None
     newest_step: int = 0
     killed: bool = False
+    divisible: bool = True
+    """Whether some pack of this try holds more than one record, so that a smaller one can be tried."""
 
     def look(self, events: list[dict[str, Any]]) -> None:
         """Take in what the log says; of several failures the first counts."""
         for event in events:
             match event["event"]:
                 case "start":
-                    self.from_step, self.newest_step = (
-                        int(event["from_step"]),
-                        max(self.newest_step, event["from_step"]),
-                    )
+                    self.from_step = int(event["from_step"])
+                    self.newest_step = max(self.newest_step, self.from_step)
+                    self.divisible = bool(event.get("divisible", True))
                 case "step":
                     self.newest_step = max(self.newest_step, int(event["step"]))
                 case "diverged":
@@ -141,11 +142,18 @@ def _failure(job: TrainingJob, this: Try, attempt: Attempt) -> Exception:
 
 def _learned(job: TrainingJob, code: int, this: Try, attempt: Attempt) -> tuple[Attempt, Exception]:
     """What the next try has to know, and the error that starts it or is the end."""
+    if code == Exit.out_of_memory and not this.divisible:
+        return attempt, PermanentError(
+            f"{job.folder}: training ran out of memory with one record at a time, and less than one cannot be tried. "
+            "Lower prompt.max_length, set compute.gradient_checkpointing, or take a method that needs less: `tuneline "
+            "plan RECIPE` shows them."
+        )
     if code == Exit.out_of_memory:
         return _halved(job, attempt, "training ran out of memory")
     if code == Exit.diverged:
         return _gentler(job, this, attempt)
-    if this.killed and attempt.killed_at is not None and this.newest_step <= attempt.killed_at:
+    again = attempt.killed_at is not None and this.newest_step <= attempt.killed_at
+    if this.killed and again and this.divisible:
         what = (
             f"training was killed (signal 9) twice and came no further than step {this.newest_step}, which the kernel"
         )

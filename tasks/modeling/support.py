@@ -35,9 +35,7 @@ def check(folder: Path, name: str, trust_remote_code: bool = False) -> None:
 
     Raises InvalidBaseModel with its architecture and what it does not do.
     """
-    from transformers import AutoConfig
-
-    config = AutoConfig.from_pretrained(folder, trust_remote_code=trust_remote_code)
+    config = _configuration(folder, name, trust_remote_code)
     refusal: _Refused | None = None
     with torch.random.fork_rng(devices=[]):
         for narrow in (True, False):
@@ -55,6 +53,26 @@ def check(folder: Path, name: str, trust_remote_code: bool = False) -> None:
     raise InvalidBaseModel(
         f"base.model: {name}: {config.model_type} {refusal}. Choose a base of another type."
     ) from refusal
+
+
+def _configuration(folder: Path, name: str, trust_remote_code: bool) -> Any:
+    """The base's configuration; raises InvalidBaseModel where it is none of a model that continues texts."""
+    from transformers import AutoConfig, AutoModelForCausalLM
+
+    try:
+        config = AutoConfig.from_pretrained(folder, trust_remote_code=trust_remote_code)
+    except Exception as fault:
+        # Each architecture has its own words for values that do not go together.
+        raise InvalidBaseModel(
+            f"base.model: {name}: transformers does not take its config.json ({folder}): {fault}"
+        ) from fault
+    own_code = "AutoModelForCausalLM" in (getattr(config, "auto_map", None) or {})
+    if type(config) not in AutoModelForCausalLM._model_mapping and not own_code:
+        raise InvalidBaseModel(
+            f"base.model: {name}: {config.model_type} does not continue texts: transformers has no causal language "
+            "model of this type. Choose a base of another type."
+        )
+    return config
 
 
 class _Refused(Exception):

@@ -153,6 +153,7 @@ class Training:
             tokens=sum(len(ids) for ids, _ in self.examples),
             trainable_parameters=self.trainable_parameters,
             parameters=self.parameters,
+            divisible=any(len(pack) > 1 for step in self.plan.steps for pack in step),
         )
 
     def _diverged(self, step: int, what: str) -> TrainingDiverged:
@@ -239,7 +240,8 @@ class Training:
         self.model.eval()
         accelerator, examples = self.accelerator, self.validation
         sums = torch.zeros(2, dtype=torch.float64, device=accelerator.device)
-        packs = fill(range(len(examples)), [len(ids) for ids, _ in examples], self.recipe.batch_tokens)
+        room = self.recipe.batch_tokens // self.job.micro_batch_divisor
+        packs = fill(range(len(examples)), [len(ids) for ids, _ in examples], room)
         # Not inference_mode: weights gathered in it could not be trained on afterwards.
         with torch.no_grad(), accelerator.autocast():
             for _, numbers, weight in self.strategy.turns(packs):

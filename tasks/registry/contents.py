@@ -4,6 +4,7 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from tasks.digests import digest, digest_of_files, holds, model_digest, model_files
+from tasks.durable import sync_tree
 from tasks.errors import InvalidBaseModel, StateUnusable, UnknownVersion
 from tasks.file_digests import file_digest, known_digest, remembered
 from tasks.registry.packaging import DIGEST_TAG, SERVE_MODEL, Package, local_folder
@@ -12,6 +13,8 @@ from tasks.scratch import scratch_folder
 PACKAGE_TAG = "package"
 """Digest of the files that are run or read beside the weights."""
 DESCRIPTION, CODE = "MLmodel", "serve_model.py"
+TO_MEND = "restore them from a copy, or delete the version in MLflow: the next run of its recipe then makes it again"
+"""While the version is there, a run finds it by its tag and registers nothing."""
 
 
 def model_tag(kind: str) -> str:
@@ -78,8 +81,8 @@ def weights_in(folder: Path) -> Path:
     for path in (weights, *folder.rglob("*")):
         if not path.resolve().is_relative_to(root):
             raise UnknownVersion(
-                f"{folder}: this version is not whole: {path} leads to {path.resolve()}, outside of it; register it "
-                "again."
+                f"{folder}: this version is not whole: {path} leads to {path.resolve()}, outside of it; put the files "
+                f"there, {TO_MEND}."
             )
     return weights
 
@@ -94,6 +97,9 @@ def landed(tracking_uri: str, location: str, package: Package) -> str:
     sources = {f"artifacts/{path.resolve().name}": path for path in package.artifacts.values() if path.is_file()}
     sources[CODE] = SERVE_MODEL
     try:
+        if folder:
+            # The database will say that the version exists: its files have to survive a crash of the machine first.
+            sync_tree(folder)
         unequal = _unequal_models(package, folder) if folder else ""
         with scratch_folder() as scratch:
             copies = {

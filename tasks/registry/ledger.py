@@ -86,10 +86,21 @@ def entries(path: Path) -> list[dict[str, Any]]:
     found = []
     for number, line in enumerate(lines, 1):
         try:
-            found.append(dict(json.loads(line)))
-        except ValueError as fault:
-            raise StateUnusable(f"{path}:{number}: damaged ({fault}); restore the ledger from a backup.") from fault
+            found.append(_parsed(line))
+        except (ValueError, RecursionError) as fault:
+            raise StateUnusable(
+                f"{path}:{number}: damaged ({fault}); restore the ledger from a backup, or take this line out: what it "
+                "said is then lost."
+            ) from fault
     return found
+
+
+def _parsed(line: bytes) -> dict[str, Any]:
+    """The entry in a line; raises ValueError where it is none."""
+    entry = json.loads(line)
+    if not isinstance(entry, dict) or type(entry.get("n")) is not int or not isinstance(entry.get("kind"), str):
+        raise ValueError("it is no entry: each has a number n and a kind")
+    return entry
 
 
 def is_of(entry: Mapping[str, Any], tracking_uri: str) -> bool:

@@ -36,8 +36,15 @@ class Package(NamedTuple):
     temperature: float
 
 
-def log_model(client: Any, run: MlflowRun, package: Package) -> str:
-    """The id of a logged model with this content: one that an interrupted registration left whole, or a new copy.
+class Logged(NamedTuple):
+    """A logged model in MLflow; `found` is one that was there before."""
+
+    id: str
+    found: bool
+
+
+def log_model(client: Any, run: MlflowRun, package: Package) -> Logged:
+    """A logged model with this content: one that an interrupted registration or a deleted version left, or a new copy.
 
     Raises StateUnusable where `serve_model.py` is missing or there is no room for the copies, ServiceUnavailable where
     another machine registers the same content and took this copy for a torn one.
@@ -50,7 +57,7 @@ def log_model(client: Any, run: MlflowRun, package: Package) -> str:
     query = f"name = '{name}' AND tags.{DIGEST_TAG} = '{package.tags[DIGEST_TAG]}'"
     there = client.search_logged_models(experiment_ids=[run.experiment_id], filter_string=query)
     if whole := [str(each.model_id) for each in there if str(each.status) == "READY"]:
-        return whole[0]
+        return Logged(whole[0], found=True)
     for torn in there:
         # Only what this run left. A torn one cannot be gone on with, because the run lists it as its output already and
         # MLflow takes that once.
@@ -67,15 +74,23 @@ def log_model(client: Any, run: MlflowRun, package: Package) -> str:
         raise ServiceUnavailable(
             f"{run.tracking_uri}: the copy of {name} is gone while it was made: another machine registers the same."
         ) from fault
-    return str(logged.model_id)
+    return Logged(str(logged.model_id), found=False)
+
+
+def check_installation() -> None:
+    """Raise StateUnusable where what every version runs is not there: a wheel does not carry it."""
+    if not SERVE_MODEL.is_file():
+        raise StateUnusable(
+            f"{SERVE_MODEL}: not there, and every version runs it. Install Tuneline from a checkout that stays where "
+            "it is: `pip install -c constraints.txt -e .` in it."
+        )
 
 
 def _copy(run: MlflowRun, package: Package, logged: Any) -> None:
     import mlflow.pyfunc
     from mlflow.models import Model
 
-    if not SERVE_MODEL.is_file():
-        raise StateUnusable(f"{SERVE_MODEL}: not there; run from a checkout, or copy mlflow/serve_model.py there.")
+    check_installation()
     with scratch_folder() as scratch, warnings.catch_warnings():
         _check_room(package.artifacts.values(), scratch, local_folder(logged.artifact_location))
         warnings.filterwarnings("ignore", message=".*input example was not provided")

@@ -1,6 +1,7 @@
 """Model folders in, versions of a registered model out: each content once, each read and asked without this project."""
 
 import hashlib
+import logging
 import re
 import shutil
 from collections.abc import Mapping
@@ -8,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from tasks.digests import DESCRIBING, WEIGHTS, model_digest
-from tasks.durable import write_text
+from tasks.durable import sync_tree, write_text
 from tasks.errors import ServiceUnavailable, StateUnusable, UnknownVersion, WorkRefused
 from tasks.hub import snapshot
 from tasks.locks import DAY, locked
@@ -18,6 +19,8 @@ from tasks.registry.tracking import MlflowRun, connect, service
 from tasks.scratch import scratch_folder
 from tasks.settings import state
 from tasks.store import writable
+
+log = logging.getLogger("tuneline")
 
 
 def register_model(
@@ -50,15 +53,26 @@ def register_model(
         marks = {"kind": kind, **tags, **_held(kind, folder, tags), DIGEST_TAG: content_digest}
         artifacts = {"adapter" if kind == "adapter" else "model": folder, **(extra_files or {})}
         package = Package(name, kind, marks, artifacts, model_config or {}, max_tokens, temperature)
-        model_id = log_model(client, run, package)
-        try:
-            location = client.get_logged_model(model_id).artifact_location
-            marks[contents.PACKAGE_TAG] = contents.landed(run.tracking_uri, location, package)
-        except StateUnusable:
-            # Otherwise the next run would find this copy again.
-            client.delete_logged_model(model_id)
-            raise
+        model_id, marks[contents.PACKAGE_TAG] = _copied(client, run, package)
         return _create_version(client, run, name, model_id, marks, description)
+
+
+def _copied(client: Any, run: MlflowRun, package: Package) -> tuple[str, str]:
+    """The id of a logged model that holds what was given, and its package digest; a spoilt one from before is let go.
+
+    Raises StateUnusable where a copy that was just made is not whole.
+    """
+    while True:
+        logged = log_model(client, run, package)
+        try:
+            location = client.get_logged_model(logged.id).artifact_location
+            return logged.id, contents.landed(run.tracking_uri, location, package)
+        except StateUnusable as fault:
+            # Otherwise the next look would find this copy again.
+            client.delete_logged_model(logged.id)
+            if not logged.found:
+                raise
+            log.warning("the copy is made again. %s", fault)
 
 
 def _held(kind: Kind, folder: Path, tags: Mapping[str, str]) -> dict[str, str]:
@@ -175,6 +189,7 @@ def version_folder(tracking_uri: str, name: str, version: int, cache: Path) -> P
                 shutil.rmtree(partial, ignore_errors=True)
                 # The cache may be a link to another disk, where moving is copying.
                 shutil.move(_with_model(got, f"{name}/{version}"), partial)
+                sync_tree(partial)
                 # Renamed into place last: a folder under its final name is whole.
                 partial.rename(target)
         return target
@@ -182,7 +197,7 @@ def version_folder(tracking_uri: str, name: str, version: int, cache: Path) -> P
 
 def _with_model(folder: Path, what: str) -> Path:
     if not (folder / "MLmodel").is_file():
-        raise UnknownVersion(f"{what}: its files are gone from {folder}; register it again.")
+        raise UnknownVersion(f"{what}: its files are gone from {folder}; {contents.TO_MEND}.")
     return folder
 
 

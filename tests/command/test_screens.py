@@ -8,7 +8,9 @@ from rich.cells import cell_len
 from rich.console import Console, RenderableType
 
 from flows import screens
+from flows.export import summary
 from tasks.artifacts import Basis
+from tasks.modeling.exporting import Exported
 from tasks.registry.lookup import Version
 
 # importlib mode puts no test folder on the path.
@@ -78,7 +80,18 @@ def test_what_was_cut_not_used_or_not_seen_is_said_on_the_last_screen(tmp_path: 
     assert "tool4; and 2 more" in lines[0] and "tool5" not in lines[0]
     assert "32 of 65 train answers" in lines[1] and "49%" in lines[1] and "256 tokens" in lines[1]
     assert "3 train records were left out" in lines[2]
-    assert "12 steps are 8% of one pass" in lines[3]
+    assert "12 steps are 8% of one pass" in lines[3] and "raise training.max_steps" in lines[3]
+    done.weights = done.weights.model_copy(update={"stopped_early": True})
+    (early,) = notices_on(drawn(screens.retrained(done, Path("r.yaml")), 200))[3:]
+    assert "early_stopping_patience ended it" in early and "raise" not in early
+
+
+def test_an_exported_folder_that_lacks_the_system_message_is_said_to(tmp_path: Path) -> None:
+    done = Exported(tmp_path, "fp32", 1, 10, 2, 2, 1.0)
+    assert "system message" not in summary(done)
+    for system, said in (("", ""), ("Answer with [b]colours[/b].", r'send it first: "Answer with \[b]colours\[/b]."')):
+        (tmp_path / "origin.json").write_text(json.dumps({"system": system}), "utf-8")
+        assert said in summary(done) and ("system message" in summary(done)) == bool(system)
 
 
 @pytest.mark.parametrize("width", [80, 140])

@@ -137,15 +137,15 @@ def test_the_password_is_random_made_once_and_readable_by_its_owner_only(tmp_pat
     assert list(one.root.iterdir()) == [one.auth_file]
 
 
-@pytest.mark.parametrize("spoilt", ["readable by others", "empty"])
+@pytest.mark.parametrize("spoilt", ["readable by others", "", "\0" * 40, "tuneline:\xe4", "no colon", "tuneline:"])
 def test_a_password_that_others_may_know_or_that_is_none_is_made_anew(spoilt: str, tmp_path: Path) -> None:
     kept = State(tmp_path)
     before = auth_string(kept)
-    if spoilt == "empty":
-        kept.auth_file.write_text("")
-    else:
+    if spoilt == "readable by others":
         kept.auth_file.chmod(0o644)
-    assert auth_string(kept) not in ("", before)
+    else:
+        kept.auth_file.write_text(spoilt, "latin-1")
+    assert auth_string(kept) not in (spoilt, before)
     assert kept.auth_file.stat().st_mode & 0o777 == 0o600
 
 

@@ -1,6 +1,7 @@
 """What a base folder may hold: plain data of one model, and nothing that runs or is loaded unasked."""
 
 import json
+import os
 import shutil
 from collections.abc import Callable
 from pathlib import Path
@@ -9,6 +10,7 @@ from typing import Any
 import pytest
 
 from tasks.errors import InvalidBaseModel
+from tasks.modeling import base_model
 from tasks.modeling.base_model import description, verified
 from tasks.modeling.loading import stop_ids
 from tasks.modeling.model_files import VOCABULARIES
@@ -166,3 +168,23 @@ def test_weights_beside_those_that_are_loaded_do_no_harm(copy: Path) -> None:
     shutil.copy(copy / "model.safetensors", copy / "consolidated.safetensors")
     (copy / "pytorch_model.bin").write_bytes(b"\x80")
     assert verified(copy, "base").folder == copy
+
+
+def test_a_carried_base_is_on_the_disk_before_it_has_its_name(
+    tiny_base: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A crash of the machine could otherwise leave empty weights under a name that is taken for whole."""
+    carried = tmp_path / "carrier"
+    carried.mkdir()
+    (carried / "__init__.py").touch()
+    (carried / "model.gguf").write_bytes(b"packed")
+    monkeypatch.syspath_prepend(tmp_path)
+    monkeypatch.setitem(base_model.CARRIED, "small", base_model.Carried("carrier", "carrier", "model.gguf", "none"))
+    monkeypatch.setattr(base_model, "_convert", lambda _, folder: shutil.copytree(tiny_base, folder))
+    on_the_disk: set[int] = set()
+    named: list[set[int]] = []
+    real, rename = os.fsync, Path.rename
+    monkeypatch.setattr(os, "fsync", lambda file: on_the_disk.add(os.fstat(file).st_ino) or real(file))
+    monkeypatch.setattr(Path, "rename", lambda path, to: named.append(set(on_the_disk)) or rename(path, to))
+    folder = base_model.fetch_carried("small", tmp_path / "bases")
+    assert {path.stat().st_ino for path in folder.iterdir()} <= named[0]

@@ -9,6 +9,7 @@ import pytest
 from tasks.errors import InvalidBaseModel
 from tasks.modeling import attention, generation, support
 from tasks.modeling.small_model import HEADS, VOCABULARY, WINDOW, smaller
+from tasks.modeling.stored_format import check_stored_format
 from tests.modeling.architectures import ARCHITECTURES, config_of
 
 READS_ITS_NEIGHBOURS = "does not compute packed records as it computes each alone"
@@ -82,3 +83,49 @@ def test_what_cannot_be_tried_small_is_said_and_let_through(
     config_of("llama").save_pretrained(tmp_path)
     support.check(tmp_path, "a base")
     assert "a base: no small model of type llama can be tried first" in caplog.text
+
+
+@pytest.mark.parametrize(
+    ("name", "reason"),
+    [
+        ("t5", "does not continue texts"),
+        ("clip", "does not continue texts"),
+        ("nosuch", "does not take its config.json"),
+    ],
+)
+def test_what_is_no_causal_language_model_is_refused_and_not_let_through(
+    name: str, reason: str, tmp_path: Path
+) -> None:
+    (tmp_path / "config.json").write_text(json.dumps({"model_type": name}), "utf-8")
+    with pytest.raises(InvalidBaseModel, match=reason):
+        support.check(tmp_path, "a base")
+
+
+def test_a_configuration_that_contradicts_itself_is_refused_by_name(tmp_path: Path) -> None:
+    (tmp_path / "config.json").write_text(json.dumps({"model_type": "llama", "head_dim": 7}), "utf-8")
+    with pytest.raises(InvalidBaseModel, match=r"(?s)a base: transformers does not take its config\.json.*head_dim"):
+        support.check(tmp_path, "a base")
+
+
+@pytest.mark.parametrize(
+    ("stored", "quantisation", "reason"),
+    [
+        ({"quant_method": "bitsandbytes", "load_in_4bit": True}, None, "bitsandbytes.*cannot be folded"),
+        ({"quant_method": "gptq", "bits": 4, "group_size": 128}, None, "gptq.*cannot be loaded here"),
+        ({"quant_method": "zip"}, None, "zip.*cannot be loaded here"),
+        ("4 bits", None, "unknown.*cannot be loaded here"),
+        ({"quant_method": "mxfp4"}, {"load_in_4bit": True}, "mxfp4.*a second time"),
+    ],
+)
+@pytest.mark.parametrize("part", ["", "text_config"])
+def test_a_base_that_is_quantised_already_is_refused_by_its_format(
+    stored: Any, quantisation: dict[str, Any] | None, reason: str, part: str
+) -> None:
+    own = {"quantization_config": stored}
+    with pytest.raises(InvalidBaseModel, match=reason):
+        check_stored_format({part: own} if part else own, "a base", quantisation)
+
+
+def test_a_base_that_is_not_quantised_or_unpacked_when_it_is_loaded_passes() -> None:
+    check_stored_format({"quantization_config": {"quant_method": "mxfp4"}}, "a base", None)
+    check_stored_format({"model_type": "llama"}, "a base", {"load_in_4bit": True})

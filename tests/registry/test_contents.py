@@ -1,6 +1,7 @@
 """Registered bytes against the digests in their tags, in a store that tests spoil."""
 
 import json
+import os
 import shutil
 import time
 from collections.abc import Callable
@@ -195,3 +196,27 @@ def test_a_copy_that_landed_with_other_bytes_is_taken_back_and_made_again(
     assert register() == 1
     folder = versions.checked_folder(uri, f"landed-{len(name)}", 1, tmp_path / "cache")
     assert json.loads((folder / "artifacts/release.json").read_text()) == {"name": "landed"}
+
+
+def test_a_copy_is_on_the_disk_before_the_database_has_a_version_of_it(run, tiny_base, monkeypatch):
+    on_the_disk: set[int] = set()
+    real = os.fsync
+    monkeypatch.setattr(os, "fsync", lambda open_file: on_the_disk.add(os.fstat(open_file).st_ino) or real(open_file))
+    kept: list[set[int]] = []
+    make = versions._create_version
+    monkeypatch.setattr(versions, "_create_version", lambda *told: kept.append(set(on_the_disk)) or make(*told))
+    versions.register_model(run, "synced", "full", tiny_base, "2" * 64, {})
+    folder = versions.version_folder(run.tracking_uri, "synced", 1, Path("unused"))
+    assert {path.stat().st_ino for path in folder.rglob("*")} <= kept[0]
+
+
+def test_the_advice_for_a_version_without_files_helps(run, tiny_base, tmp_path):
+    uri, content = run.tracking_uri, "3" * 64
+    versions.register_model(run, "emptied", "full", tiny_base, content, {})
+    shutil.rmtree(versions.version_folder(uri, "emptied", 1, tmp_path))
+    with pytest.raises(UnknownVersion, match=r"files are gone from .*delete the version in MLflow"):
+        versions.checked_folder(uri, "emptied", 1, tmp_path)
+    assert versions.register_model(run, "emptied", "full", tiny_base, content, {}) == 1, "found, so not made again"
+    connect(uri).delete_model_version("emptied", "1")
+    made = versions.register_model(run, "emptied", "full", tiny_base, content, {})
+    assert versions.checked_folder(uri, "emptied", made, tmp_path).is_dir()

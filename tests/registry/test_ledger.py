@@ -26,10 +26,25 @@ def test_a_torn_last_line_is_no_entry_and_is_written_over(tmp_path):
     assert [entry["kind"] for entry in ledger.entries(path)] == ["decision", "second"]
 
 
-def test_damage_elsewhere_is_named_by_line(tmp_path):
+DAMAGED = {
+    "no JSON": b"not json",
+    "empty": b"",
+    "null": b"null",
+    "a number": b"7",
+    "a list": b"[]",
+    "no UTF-8": b"\xff\xfe\x80",
+    "zeros": b"\0" * 40,
+    "too deep": b"[" * 100_000,
+    "without its fields": b'{"name": "desk"}',
+    "wrong types": b'{"n": "one", "kind": 2}',
+}
+
+
+@pytest.mark.parametrize("line", DAMAGED.values(), ids=DAMAGED)
+def test_damage_elsewhere_is_named_by_line(line, tmp_path):
     path = tmp_path / "ledger.jsonl"
-    path.write_text('{"n": 1}\nnot json\n{"n": 3}\n')
-    with pytest.raises(StateUnusable, match=r"ledger\.jsonl:2: damaged"):
+    path.write_bytes(b'{"n": 1, "kind": "decision"}\n' + line + b'\n{"n": 3, "kind": "done", "of": 1}\n')
+    with pytest.raises(StateUnusable, match=r"ledger\.jsonl:2: damaged.*take this line out"):
         ledger.entries(path)
 
 

@@ -11,9 +11,11 @@ from pathlib import Path
 
 import pytest
 
+from flows import servers
 from tasks.errors import StateUnusable
 from tasks.registry import database, relocation, smoke_test, tracking, versions
 from tasks.registry.tracking import connect
+from tasks.settings import State
 
 ROOT = Path(__file__).parents[2]
 ROWS = [{"instruction": "Where is the order?"}]
@@ -55,6 +57,13 @@ def moved(original, tmp_path) -> Path:
     assert not relocation.moved(f"sqlite:///{before}/mlflow.db")
     before.rename(state)
     return state
+
+
+def test_a_command_that_runs_flows_says_it_before_it_starts_a_server(moved, monkeypatch):
+    monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
+    monkeypatch.setattr(servers, "reach_prefect", lambda *_: pytest.fail("a server was started first"))
+    with pytest.raises(StateUnusable, match="--relocate"), servers.flow_command(State(moved), "rollback"):
+        pytest.fail("it began")
 
 
 def test_every_way_in_says_where_the_registry_was_made_and_what_to_do(moved, tmp_path):
