@@ -30,7 +30,7 @@ ui: setup ## Prefect's and MLflow's pages over .tuneline/, with the deployments 
 	@exec $(BIN)/tuneline ui
 
 test: setup ## The tests without the slow ones
-	@$(TESTING) $(BIN)/python -m pytest -m "not slow" -q -n 2 --dist loadfile
+	@$(TESTING) $(BIN)/python -m pytest -m "not slow" -q -n 2 --dist loadfile --no-loadscope-reorder
 
 test-all: setup ## Every test: real models and whole processes too
 	@$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[dev,deepspeed]'

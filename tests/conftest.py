@@ -13,6 +13,16 @@ os.environ.setdefault("HF_HUB_OFFLINE", "1")
 import pytest
 
 
+LONG_FIRST = ("flows", "modeling", "registry", "command")
+"""Folders whose files take minutes: begun last, one of two test processes would wait for the other."""
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Put the folders that take longest first."""
+    places = {folder: place for place, folder in enumerate(LONG_FIRST)}
+    items.sort(key=lambda item: places.get(item.path.parent.name, len(places)))
+
+
 @pytest.fixture(scope="session", autouse=True)
 def own_state_folder(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
     """No test works in the state folder of whoever runs it."""
