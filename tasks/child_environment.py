@@ -43,14 +43,17 @@ SET = {
 }
 
 
-def child_environment(added: Mapping[str, str], variables: Mapping[str, str] = os.environ) -> dict[str, str]:
+def child_environment(added: Mapping[str, str], variables: Mapping[str, str] | None = None) -> dict[str, str]:
     """The variables that a process needs to load and run a model, and no others; `added` go before all.
+
+    `variables` are this process's own where none are given.
 
     >>> variables = {"PATH": "/bin", "NCCL_DEBUG": "INFO", "HF_TOKEN": "hf_1", "PREFECT_API_KEY": "p"}
     >>> sorted(set(child_environment({"PATH": "/usr/bin"}, variables).items()) - set(SET.items()))
     [('NCCL_DEBUG', 'INFO'), ('PATH', '/usr/bin')]
     """
-    handed_on = {name: value for name, value in variables.items() if is_handed_on(name)}
+    known = os.environ if variables is None else variables
+    handed_on = {name: value for name, value in known.items() if is_handed_on(name)}
     if "PYTHONPATH" in handed_on:
         handed_on["PYTHONPATH"] = without_working_folder(handed_on["PYTHONPATH"])
     return {**handed_on, **SET, **added}

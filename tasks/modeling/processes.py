@@ -35,7 +35,7 @@ def launched(compute: ComputeRecipe) -> bool:
     return compute.processes > 1
 
 
-def check(compute: ComputeRecipe, method: Method, variables: Mapping[str, str] = os.environ) -> None:
+def check(compute: ComputeRecipe, method: Method, variables: Mapping[str, str] | None = None) -> None:
     """Refuse what cannot be started here. Raises InvalidRecipe, before anything is spent."""
     if not launched(compute):
         return
@@ -56,7 +56,8 @@ def check(compute: ComputeRecipe, method: Method, variables: Mapping[str, str] =
             f"compute.strategy {strategy.value}: {method.type} trains too little to share out, and reads its prompt "
             "beside the model's own forward pass; use replicated."
         )
-    missing = [name for name in ADDRESS if not variables.get(name)]
+    known = os.environ if variables is None else variables
+    missing = [name for name in ADDRESS if not known.get(name)]
     if compute.machines > 1 and missing:
         raise InvalidRecipe(
             f"compute.machines {compute.machines}: {', '.join(missing)} not set in the environment; all machines need "

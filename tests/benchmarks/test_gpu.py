@@ -32,6 +32,7 @@ def benchmark(place: Path, *arguments: str) -> tuple[str, dict[str, object]]:
     return page.read_text("utf-8"), json.loads(numbers.read_text("utf-8"))
 
 
+@pytest.mark.slow
 def test_it_trains_and_writes_its_page_without_prefect_or_mlflow(tmp_path: Path) -> None:
     page, numbers = benchmark(tmp_path, "--method", "lora")
     (lora,) = numbers["measured"]

@@ -88,6 +88,7 @@ SPOILT = {
 }
 
 
+@pytest.mark.slow
 def test_a_finished_step_with_other_bytes_of_the_same_size_is_not_used(fresh, retrain):
     recipe = fresh.recipe("spoilt", training=QUICK)
     first = retrain(recipe)

@@ -70,6 +70,7 @@ def test_an_adapter_that_is_not_merged_is_the_champion_of_the_next_release(shop,
     assert all(step.reused for step in (again.weights, again.report, again.versions))
 
 
+@pytest.mark.slow
 def test_two_registered_adapters_become_one_that_is_gated_like_any_candidate(released, shop, retrain):
     method = {"type": "lora", "rank": 32, "alpha": 64, "dropout": 0.0}
     other = retrain(shop.recipe("colours-second", training={"method": method, "max_steps": 60}))

@@ -111,6 +111,7 @@ def test_a_killed_process_ends_the_others_and_the_next_try_ends_with_the_same_we
     assert_same_weights(whole, killed)
 
 
+@pytest.mark.slow
 def test_asking_the_launcher_to_end_leaves_a_checkpoint(job: Make) -> None:
     made = on(job(**LONG | {"checkpoint_seconds": 600}), TWO)
 

@@ -234,6 +234,7 @@ def test_labels_are_only_on_the_answer_and_its_stop_token(tiny_base: Path, job: 
         assert labels[0] == IGNORED and len(ids) == len(labels)
 
 
+@pytest.mark.slow
 def test_a_disk_that_fills_up_while_training_is_said_and_training_goes_on_once_there_is_room(
     job: Make, small_disk: Path
 ) -> None:

@@ -23,6 +23,7 @@ from tasks.recipe import ComputeRecipe
 Make = Callable[..., TrainingJob]
 
 
+@pytest.mark.slow
 def test_a_worker_waits_for_an_earlier_one_that_still_writes_its_checkpoint(job: Make) -> None:
     made = job()
     (made.folder / JOB).write_text(made.model_dump_json(), "utf-8")

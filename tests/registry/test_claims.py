@@ -54,5 +54,5 @@ def test_a_claim_that_the_ledger_does_not_hold_is_said(home, other):
 
 def test_without_a_claim_nothing_is_said_and_a_damaged_ledger_is(home):
     assert in_ledger(version("", "A card."), home) == (None, "")
-    home.ledger.write_text("{}\nnot json\n{}\n")
+    home.ledger.write_text('{"n": 1, "kind": "move"}\nnot json\n')
     assert "ledger.jsonl:2: damaged" in in_ledger(version(), home).text
