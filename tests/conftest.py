@@ -12,7 +12,6 @@ os.environ.setdefault("HF_HUB_OFFLINE", "1")
 
 import pytest
 
-
 LONG_FIRST = ("flows", "modeling", "registry", "command")
 """Folders whose files take minutes: begun last, one of two test processes would wait for the other."""
 
