@@ -44,7 +44,7 @@ check: setup ## Lint, format, types, import contracts
 	@$(BIN)/lint-imports
 
 bench: setup ## Speed against the guide's recipe and TRL, to benchmarks/results/; about 15 minutes
-	@$(BIN)/python -m benchmarks
+	@$(BIN)/python -m benchmarks.speed
 
 deployments: setup ## Write deployments/prefect.yaml anew from recipes/quickstart.yaml
 	@$(BIN)/python -m flows.deployments

@@ -6,12 +6,12 @@ that folder nothing is run and nothing is written.
 
 import sys
 from datetime import UTC, datetime
-from pathlib import Path
 
-from flows.servers import reach_prefect
-from tasks.settings import prepare_environment, state
+from flows.cli.servers import reach_prefect
+from flows.environment import prepare_environment
+from tasks.project import ROOT
+from tasks.steps.state import state
 
-ROOT = Path(__file__).resolve().parents[1]
 DATA = ROOT.parent / "shared" / "data"
 RECIPES = [*sorted((ROOT / "benchmarks" / "real").glob("*.yaml")), ROOT / "recipes" / "quickstart.yaml"]
 TARGET = ROOT / "docs" / "results.md"
@@ -37,7 +37,7 @@ def main() -> int:
     reach_prefect(state())
     from flows.retrain import retrain
     from tasks.data.dataset import load_split
-    from tasks.recipe_file import load_recipe
+    from tasks.recipe.file import load_recipe
 
     lines, notes = [], []
     for path in RECIPES:

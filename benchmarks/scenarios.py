@@ -14,18 +14,19 @@ from typing import TYPE_CHECKING
 
 from pydantic import BaseModel, ConfigDict
 
-from benchmarks.kept import Kept, options
-from flows.servers import reach_prefect
+from benchmarks.results_file import Kept, options
+from flows.cli.servers import reach_prefect
+from flows.environment import choose_waiting, prepare_environment
 from tasks.artifacts import Estimate
-from tasks.evaluation.wording import label
-from tasks.recipe_file import load_recipe
-from tasks.settings import choose_waiting, prepare_environment, state
+from tasks.evaluation.formatting import label
+from tasks.project import ROOT
+from tasks.recipe.file import load_recipe
+from tasks.steps.state import state
 
 if TYPE_CHECKING:
     from flows.retrain import Retrained
-    from tasks.recipe import Recipe
+    from tasks.recipe.stages import Recipe
 
-ROOT = Path(__file__).resolve().parents[1]
 TARGET = ROOT / "docs" / "scenarios.md"
 SCENARIOS = (
     "code-generation",

@@ -1,1 +1,1 @@
-"""What runs, and in which order."""
+"""What runs, and in which order; `flows.cli` is the command."""

@@ -3,14 +3,13 @@
 Run it as `python -m flows.deployments` after the recipe or its file has changed.
 """
 
-from pathlib import Path
 from typing import Any
 
 import yaml
 
-from tasks.recipe_file import load_recipe
+from tasks.project import ROOT
+from tasks.recipe.file import load_recipe
 
-ROOT = Path(__file__).resolve().parents[1]
 RECIPE = ROOT / "recipes" / "quickstart.yaml"
 TARGET = ROOT / "deployments" / "prefect.yaml"
 NIGHTLY = {"cron": "0 2 * * *", "timezone": "UTC"}

@@ -2,13 +2,14 @@
 
 from prefect import flow
 
+from flows.environment import prepare_environment
 from flows.preflight import preflight
 from tasks.artifacts import EvaluationReport
-from tasks.champion import existing
 from tasks.evaluate import evaluate_registered
 from tasks.preprocess import preprocess
-from tasks.recipe import Recipe
-from tasks.settings import prepare_environment, state
+from tasks.recipe.stages import Recipe
+from tasks.registry.lookup import existing
+from tasks.steps.state import state
 from tasks.validate import validate
 
 

@@ -5,20 +5,21 @@ import os
 import shutil
 from pathlib import Path
 
-from tasks.adapters import check_adapters
-from tasks.bases import REGISTRY, check_support, described
+from flows.environment import prepare_environment
 from tasks.data.dataset import source_digest
 from tasks.errors import InvalidBaseModel, PermanentError, ServiceUnavailable, StateUnusable
-from tasks.modeling import processes
+from tasks.files.model_files import CONFIG, json_object
 from tasks.modeling.base_model import CARRIED, is_hub_name, verified
-from tasks.modeling.model_files import CONFIG, json_object
 from tasks.modeling.stored_format import check_stored_format
-from tasks.recipe import BaseModelRecipe, Recipe
-from tasks.recipe_methods import CombineMethod, Method
-from tasks.registry import packaging, policy, relocation
-from tasks.settings import State, prepare_environment, state
-from tasks.store import StepStore, writable
-from tasks.workplace import Workplace
+from tasks.models import REGISTRY, check_adapters, check_support, described
+from tasks.promotion import policy
+from tasks.recipe.methods import CombineMethod, Method
+from tasks.recipe.stages import BaseModelRecipe, Recipe
+from tasks.registry import packaging, relocation
+from tasks.steps.state import State, state
+from tasks.steps.store import StepStore, writable
+from tasks.training import processes
+from tasks.workspace import Workplace
 
 MOST_STARTS = 5
 COPIES = 4
@@ -35,7 +36,7 @@ def preflight(recipe: Recipe, evaluated: str = "") -> Workplace:
     prepare_environment(here)
     packaging.check_installation()
     relocation.check(here.tracking_uri)
-    policy.load(Path(recipe.promotion.policy))
+    policy.load(policy.located(recipe.promotion.policy))
     sources = source_digest(recipe.data)
     _check_base(recipe.base, recipe.training.method, here)
     processes.check(recipe.compute, recipe.training.method)

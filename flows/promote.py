@@ -4,12 +4,13 @@ from pathlib import Path
 
 from prefect import flow
 
+from flows.environment import prepare_environment
 from tasks.artifacts import PromotionDecision
 from tasks.errors import InvalidRecipe
 from tasks.promote import promote_registered
-from tasks.recipe import PromotionTarget
-from tasks.registry import policy as policies
-from tasks.settings import prepare_environment, state
+from tasks.promotion import policy as policies
+from tasks.recipe.stages import PromotionTarget
+from tasks.steps.state import state
 
 
 @flow(name="promote", flow_run_name="{name} v{version}")

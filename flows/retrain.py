@@ -13,14 +13,14 @@ from tasks.artifacts import (
     TrainedWeights,
     ValidatedDataset,
 )
-from tasks.choosing import with_method
 from tasks.evaluate import evaluate
 from tasks.merge import merge
+from tasks.planning.auto import with_method
 from tasks.preprocess import preprocess
 from tasks.promote import promote
-from tasks.recipe import Recipe
+from tasks.recipe.stages import Recipe
 from tasks.register import register
-from tasks.settings import state
+from tasks.steps.state import state
 from tasks.train import train
 from tasks.validate import validate
 

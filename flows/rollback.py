@@ -2,10 +2,11 @@
 
 from prefect import flow
 
+from flows.environment import prepare_environment
 from tasks.artifacts import PromotionDecision
 from tasks.errors import InvalidRecipe
 from tasks.rollback import rollback
-from tasks.settings import prepare_environment, state
+from tasks.steps.state import state
 
 
 @flow(name="rollback", flow_run_name="{name}")

@@ -1,1 +1,1 @@
-"""Verbs are Prefect tasks, nouns are plain Python."""
+"""The eight steps of a retraining, and what they are made of: models, data, the registry, evaluation, training."""

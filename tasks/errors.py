@@ -1,7 +1,7 @@
 """The error tree: the type decides the retry, the text says where, what was found and what to do."""
 
-from tasks.credentials import without_credentials
-from tasks.escaping import printable
+from tasks.output.credentials import without_credentials
+from tasks.output.escaping import printable
 
 
 class TunelineError(Exception):

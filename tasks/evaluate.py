@@ -3,21 +3,19 @@
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from tasks.answers import Asked, answers_of, read_answers, registered, suite_of, the_base
 from tasks.artifacts import EvaluationReport, GivenAnswers, TokenizedDataset, TrainedWeights, ValidatedDataset, Who
-from tasks.asking import Asked, answers_of, read_answers, registered, suite_of, the_base
-from tasks.bases import same_base
-from tasks.champion import RegisteredModel, champion_of, version_of
-from tasks.digests import digest, holds
 from tasks.errors import InvalidBaseModel
 from tasks.evaluation import comparison, report, scoring
 from tasks.evaluation.suites import Answer, Suite
-from tasks.pages import show
-from tasks.recipe import MetricName, Recipe
-from tasks.retries import verb
-from tasks.workplace import Workplace
+from tasks.files.digests import digest, holds
+from tasks.models import RegisteredModel, champion_of, same_base, version_of
+from tasks.orchestration import show, shown_progress, verb
+from tasks.recipe.stages import MetricName, Recipe
+from tasks.workspace import Workplace
 
 if TYPE_CHECKING:
-    from tasks.registry.tracking import MlflowRun
+    from tasks.registry.runs import MlflowRun
 
 VERSION = 2
 SUITE = "test"
@@ -80,7 +78,10 @@ def report_on(
     suite = suite_of(dataset.path("test.jsonl"), SUITE, recipe.evaluation.limit)
     rows_digest = digest([[row.id, row.reference] for row in suite.rows])
     scoring.check_rows(suite)
-    given = {asked.who: answers_of(asked, suite, rows_digest, recipe, place) for asked in models}
+    given = {}
+    for asked in models:
+        with shown_progress(f"{recipe.name} evaluate {asked.who}", len(suite.rows), "rows") as meter:
+            given[asked.who] = answers_of(asked, suite, rows_digest, recipe.evaluation, place.store, meter)
     inputs = {
         "version": VERSION,
         "answers": {who: [answers.digest, answers.model_digest] for who, answers in given.items()},
@@ -133,16 +134,16 @@ def _scores(suite: Suite, known: list[Answer], metrics: list[MetricName]) -> sco
 
 def _tell(run: "MlflowRun", made: EvaluationReport) -> None:
     """Metrics `<suite>/<metric>` of the candidate, `base/…` and `champion/…` of the others; the report; the rows."""
-    from tasks.registry import tracking
+    from tasks.registry import runs
 
     # When the report was made, so that a crash after the telling does not double its points.
     now = made.path("manifest.json").stat().st_mtime_ns // 1_000_000
     points = [
-        tracking.Point(f"{'' if who == 'candidate' else who + '/'}{name}/{metric}", estimate.mean, 0, now)
+        runs.Point(f"{'' if who == 'candidate' else who + '/'}{name}/{metric}", estimate.mean, 0, now)
         for name, suite in made.suites.items()
         for who, scores in suite.scores.items()
         for metric, estimate in scores.items()
     ]
-    tracking.log_points(run, points)
-    tracking.log_files(run, {"evaluation": [made.path(f"report.{kind}") for kind in ("html", "md", "json")]})
-    tracking.log_rows(run, made.path("rows.parquet"), "evaluation")
+    runs.log_points(run, points)
+    runs.log_files(run, {"evaluation": [made.path(f"report.{kind}") for kind in ("html", "md", "json")]})
+    runs.log_rows(run, made.path("rows.parquet"), "evaluation")

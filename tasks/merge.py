@@ -7,25 +7,23 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from tasks.answers import suite_of
 from tasks.artifacts import MergedModel, TokenizedDataset, TrainedWeights, ValidatedDataset
-from tasks.asking import suite_of
-from tasks.bases import same_base
-from tasks.digests import digest, model_digest, unchanged
 from tasks.evaluation import scoring
 from tasks.evaluation.suites import Answer, Suite
-from tasks.merge_table import markdown, parquet
+from tasks.files.digests import digest, model_digest, unchanged
 from tasks.modeling import merging
 from tasks.modeling.base_model import BaseModelFolder
-from tasks.pages import show, shown_progress
-from tasks.preprocess import renderer_of
-from tasks.progress import Advance
-from tasks.prompts import PromptRenderer
-from tasks.recipe import PromptRecipe, Recipe
-from tasks.retries import verb
-from tasks.workplace import Workplace
+from tasks.models import same_base
+from tasks.orchestration import show, shown_progress, verb
+from tasks.prompts import PromptRenderer, renderer_of
+from tasks.recipe.stages import PromptRecipe, Recipe
+from tasks.registry.merge_table import markdown
+from tasks.steps.progress import Advance
+from tasks.workspace import Workplace
 
 if TYPE_CHECKING:
-    from tasks.registry.tracking import MlflowRun
+    from tasks.registry.runs import MlflowRun
 
 VERSION = 3
 TABLE = "candidates.parquet"
@@ -148,12 +146,24 @@ def _score(answers: Sequence[Sequence[int]], suite: Suite, renderer: PromptRende
 
 def _tell(run: "MlflowRun", made: MergedModel) -> None:
     """Metrics `merge/<rule>/<measure>` of every candidate, `merge/adapter/…` of base plus adapter, and the table."""
-    from tasks.registry import tracking
+    from tasks.registry import runs
 
     now = made.path("manifest.json").stat().st_mtime_ns // 1_000_000
     measures = {f"adapter/{made.metric}": made.adapter_score or 0.0}
     for each in made.candidates:
         found = {**each.parity.model_dump(exclude={"prompts", "tokens"}), made.metric: each.score}
         measures |= {f"{each.rule}/{name}": value for name, value in found.items()}
-    tracking.log_points(run, [tracking.Point(f"merge/{name}", value, 0, now) for name, value in measures.items()])
-    tracking.log_rows(run, made.path(TABLE), "merge")
+    runs.log_points(run, [runs.Point(f"merge/{name}", value, 0, now) for name, value in measures.items()])
+    runs.log_rows(run, made.path(TABLE), "merge")
+
+
+def parquet(merged: MergedModel, path: Path) -> None:
+    """Write the candidates, a row a rule."""
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    rows = [
+        {"rule": each.rule, "saved": each.saved, **each.parity.model_dump(), merged.metric: each.score}
+        for each in merged.candidates
+    ]
+    pq.write_table(pa.Table.from_pylist(rows), path)

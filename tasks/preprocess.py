@@ -5,26 +5,24 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from tasks.artifacts import TokenizedDataset, ValidatedDataset
-from tasks.bases import base_of, check_support
 from tasks.data import masks
 from tasks.data.dataset import load_split
 from tasks.data.records import Record
 from tasks.data.tokenisation import TokenisedSplit, messages_of, tokenise, write_split
-from tasks.digests import digest, unchanged
 from tasks.errors import InvalidRecipe
-from tasks.file_digests import file_digest
+from tasks.files.digests import digest, unchanged
+from tasks.files.known_digests import file_digest
 from tasks.modeling.base_model import BaseModelFolder
-from tasks.modeling.loading import stop_ids
-from tasks.pages import show, shown_progress
-from tasks.progress import Advance
-from tasks.prompts import Example, PromptRenderer
-from tasks.recipe import PromptRecipe, Recipe
-from tasks.retries import verb
-from tasks.room import RowLength, check_room, context_of
-from tasks.workplace import Workplace
+from tasks.modeling.context_length import RowLength, check_room, context_of
+from tasks.models import base_of, check_support
+from tasks.orchestration import show, shown_progress, verb
+from tasks.prompts import Example, PromptRenderer, renderer_of
+from tasks.recipe.stages import Recipe
+from tasks.steps.progress import Advance
+from tasks.workspace import Workplace
 
 if TYPE_CHECKING:
-    from tasks.registry.tracking import MlflowRun
+    from tasks.registry.runs import MlflowRun
 
 VERSION = 2
 SPLITS, ASKED = ("train", "validation"), ("validation", "test")
@@ -53,14 +51,6 @@ def preprocess(dataset: ValidatedDataset, recipe: Recipe, place: Workplace) -> T
     place.run.once(tokenized, lambda run: _tell(run, tokenized))
     show(f"{recipe.name}-masks", tokenized.path("masks.md").read_text("utf-8"), "Which tokens are trained.")
     return tokenized
-
-
-def renderer_of(folder: Path, recipe: PromptRecipe, trust_remote_code: bool) -> PromptRenderer:
-    """The renderer of a model folder's tokenizer; its template is the recipe's."""
-    from transformers import AutoTokenizer
-
-    tokenizer = AutoTokenizer.from_pretrained(folder, trust_remote_code=trust_remote_code)
-    return PromptRenderer(tokenizer, recipe, stop_ids(folder))
 
 
 def _build(
@@ -159,6 +149,6 @@ def _summary(split: TokenisedSplit) -> str:
 
 
 def _tell(run: "MlflowRun", tokenized: TokenizedDataset) -> None:
-    from tasks.registry import tracking
+    from tasks.registry import runs
 
-    tracking.log_files(run, {"prompts": [tokenized.path("masks.html"), tokenized.path("masks.md")]})
+    runs.log_files(run, {"prompts": [tokenized.path("masks.html"), tokenized.path("masks.md")]})

@@ -3,6 +3,7 @@
 from pathlib import Path
 from typing import Any
 
+from tasks.answers import suite_of
 from tasks.artifacts import (
     Basis,
     EvaluationReport,
@@ -12,19 +13,18 @@ from tasks.artifacts import (
     PromotionDecision,
     ValidatedDataset,
 )
-from tasks.asking import suite_of
-from tasks.champion import existing, label, same_weights
 from tasks.errors import WorkRefused
-from tasks.escaping import markdown_row, markdown_text
-from tasks.evidence import ASKED_ROWS, HERE, evidence_for, verified_digests
-from tasks.pages import show
-from tasks.recipe import PromotionTarget, Recipe
-from tasks.registry import gate, history, ledger, lookup, policy
-from tasks.retries import verb
-from tasks.settings import State
-from tasks.settling import NOT_ROLLED_BACK, Proposal, settle, standing_aliases
-from tasks.store import digest
-from tasks.workplace import Workplace
+from tasks.orchestration import show, verb
+from tasks.promotion import gate, history, policy
+from tasks.promotion.decision import NOT_ROLLED_BACK, Proposal, markdown, settle, standing_aliases
+from tasks.promotion.evidence import ASKED_ROWS, HERE, evidence_for, verified_digests
+from tasks.recipe.stages import PromotionTarget, Recipe
+from tasks.registry import ledger, lookup
+from tasks.registry.champions import label, same_weights
+from tasks.registry.lookup import existing
+from tasks.steps.state import State
+from tasks.steps.store import digest
+from tasks.workspace import Workplace
 
 NOT_MOVED_AWAY = "not_moved_away"
 VERSION = 2
@@ -40,7 +40,8 @@ def promote(
     place: Workplace,
 ) -> PromotionDecision:
     """Let the policy decide, and move the aliases when every rule passed; a no is kept with its reasons too."""
-    rules = policy.load(Path(recipe.promotion.policy))
+    rules_file = policy.located(recipe.promotion.policy)
+    rules = policy.load(rules_file)
     inputs = {
         "version": VERSION,
         "versions": versions.digest,
@@ -52,7 +53,7 @@ def promote(
 
     def build(_: Path) -> PromotionDecision:
         standing = _standing(versions.name, versions.version, place.state)
-        basis = _basis(report, HERE, Path(recipe.promotion.policy), rules)
+        basis = _basis(report, HERE, rules_file, rules)
         proposal = Proposal(
             versions=versions,
             target=recipe.promotion.target,
@@ -174,13 +175,3 @@ def _not_moved_away(versions: ModelVersions, target: PromotionTarget, basis: Bas
 def _questions(dataset: ValidatedDataset) -> list[dict[str, Any]]:
     rows = suite_of(dataset.path("test.jsonl"), "test", ASKED_ROWS).rows
     return [{"messages": [{"role": m["role"], "content": m["content"]} for m in row.messages]} for row in rows]
-
-
-def markdown(decision: PromotionDecision) -> str:
-    """The decision for a run page: yes or no, then every rule with its reason."""
-    stays = "stays in production, and would not be promoted now" if decision.stays_in_production else "not promoted"
-    head = f"## {decision.name} v{decision.version}: " + (
-        f"promoted to {decision.target}" if decision.promote else stays
-    )
-    rows = [("✓" if check.passed else "✗", check.rule, markdown_text(check.reason)) for check in decision.checks]
-    return "\n".join([head, "", "| | rule | reason |", "| --- | --- | --- |", *map(markdown_row, rows), ""])

@@ -6,10 +6,12 @@ prompt and answer are tokenised apart: the prompt's ids are the same whether an 
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 from tasks.errors import InvalidRecipe
-from tasks.recipe import PromptRecipe, PromptTemplate
+from tasks.files.model_files import json_object
+from tasks.recipe.stages import PromptRecipe, PromptTemplate
 
 Messages = Sequence[Mapping[str, str]]
 IGNORED = -100
@@ -119,3 +121,26 @@ class PromptRenderer:
 
     def _ids(self, text: str) -> list[int]:
         return list(self.tokenizer(text, add_special_tokens=False)["input_ids"])
+
+
+def stop_ids(folder: Path) -> frozenset[int]:
+    """The tokens that end an answer by a model folder's `generation_config.json` and `config.json`."""
+    for name in ("generation_config.json", "config.json"):
+        if (folder / name).is_file():
+            ends = json_object(folder / name).get("eos_token_id")
+            if ends is not None:
+                return _as_ids(ends)
+    return frozenset()
+
+
+def _as_ids(ends: int | list[int] | None) -> frozenset[int]:
+    """Stop tokens as a set: transformers keeps none, one, or a list."""
+    return frozenset(ends if isinstance(ends, list) else () if ends is None else (ends,))
+
+
+def renderer_of(folder: Path, recipe: PromptRecipe, trust_remote_code: bool) -> PromptRenderer:
+    """The renderer of a model folder's tokenizer; its template is the recipe's."""
+    from transformers import AutoTokenizer
+
+    tokenizer = AutoTokenizer.from_pretrained(folder, trust_remote_code=trust_remote_code)
+    return PromptRenderer(tokenizer, recipe, stop_ids(folder))

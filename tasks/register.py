@@ -12,18 +12,18 @@ from tasks.artifacts import (
     TrainedWeights,
     ValidatedDataset,
 )
-from tasks.bases import REGISTRY, parsed, same_base
-from tasks.credentials import without_credentials
-from tasks.digests import digest
+from tasks.files.digests import digest
 from tasks.modeling.base_model import BaseModelFolder
 from tasks.modeling.origin import origin_of
-from tasks.recipe import Recipe
+from tasks.models import REGISTRY, parsed, same_base
+from tasks.orchestration import verb
+from tasks.output.credentials import without_credentials
+from tasks.recipe.stages import Recipe
 from tasks.registry import lookup
-from tasks.retries import verb
-from tasks.workplace import Workplace
+from tasks.workspace import Workplace
 
 if TYPE_CHECKING:
-    from tasks.registry.tracking import MlflowRun
+    from tasks.registry.runs import MlflowRun
 
 VERSION = 2
 
@@ -169,6 +169,6 @@ def _address_of(base: BaseModelFolder, run: "MlflowRun") -> str:
 
 
 def _tell(run: "MlflowRun", made: ModelVersions) -> None:
-    from tasks.registry import tracking
+    from tasks.registry import runs
 
-    tracking.log_files(run, {"release": [made.path("release.json"), made.path("MODEL_CARD.md")]})
+    runs.log_files(run, {"release": [made.path("release.json"), made.path("MODEL_CARD.md")]})

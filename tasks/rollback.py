@@ -1,17 +1,13 @@
 """A registered model and a reason in, production on the version before it out, proved to answer first."""
 
-from prefect.runtime import flow_run
-
 from tasks.artifacts import PolicyCheck, PromotionDecision
-from tasks.credentials import without_credentials
-from tasks.evidence import evidence_for
-from tasks.pages import show
-from tasks.promote import markdown
-from tasks.recipe import PromotionTarget
-from tasks.retries import verb
-from tasks.settings import State
-from tasks.settling import asked, standing_aliases
-from tasks.store import digest
+from tasks.orchestration import flow_run_id, show, verb
+from tasks.output.credentials import without_credentials
+from tasks.promotion.decision import asked, markdown, standing_aliases
+from tasks.promotion.evidence import evidence_for
+from tasks.recipe.stages import PromotionTarget
+from tasks.steps.state import State
+from tasks.steps.store import digest
 
 
 @verb(retries=3, retry_delay_seconds=[5, 30, 60])
@@ -22,7 +18,7 @@ def rollback(name: str, reason: str, state: State) -> PromotionDecision:
     """
     from tasks.registry import aliases
 
-    uri, run_id = state.tracking_uri, flow_run.id or ""
+    uri, run_id = state.tracking_uri, flow_run_id()
     way = aliases.way_back(uri, name, state.ledger, flow_run=run_id)
     known = evidence_for(name, way.back, state)
     proof = asked(known.versions, known.questions, state)

@@ -1,33 +1,34 @@
 """A tokenised dataset in, trained weights out: the training process started, followed and told to MLflow."""
 
+import json
 import logging
 import math
 import shutil
 import time
 from collections.abc import Sequence
+from contextlib import ExitStack
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from tasks import adapters
+from tasks import models
 from tasks.artifacts import TokenizedDataset, TrainedWeights
-from tasks.bases import same_base
-from tasks.digests import model_digest, unchanged
 from tasks.errors import TunelineError
-from tasks.modeling import events, launch
+from tasks.files.digests import model_digest, unchanged
 from tasks.modeling.base_model import BaseModelFolder
-from tasks.modeling.job import JOB, TrainingJob
-from tasks.modeling.outcome import SUMMARY
-from tasks.pages import shown_progress
-from tasks.planning import memory_points
-from tasks.progress import Meter
-from tasks.recipe import Recipe
-from tasks.recipe_methods import CombineMethod
-from tasks.retries import verb
-from tasks.store import recorded_digest
-from tasks.workplace import Workplace
+from tasks.models import same_base
+from tasks.orchestration import shown_progress, verb
+from tasks.planning.plan import memory_points
+from tasks.recipe.methods import CombineMethod
+from tasks.recipe.stages import Recipe
+from tasks.steps.progress import Meter
+from tasks.steps.store import recorded_digest
+from tasks.training import events, launch
+from tasks.training.job import JOB, TrainingJob
+from tasks.training.outcome import SUMMARY
+from tasks.workspace import Workplace
 
 if TYPE_CHECKING:
-    from tasks.registry.tracking import MlflowRun, Point
+    from tasks.registry.runs import MlflowRun, Point
 
 VERSION = 3
 SEND_EVERY_SECONDS = 15.0
@@ -40,8 +41,8 @@ def train(tokenized: TokenizedDataset, recipe: Recipe, place: Workplace) -> Trai
     """Fit the weights the recipe asks for, or go on where an interrupted training stopped."""
     base = same_base(recipe.base, tokenized, place)
     method = recipe.training.method
-    parts = adapters.folders_of(method, place) if isinstance(method, CombineMethod) else []
-    contents = adapters.identity(parts)
+    parts = models.adapter_folders(method, place) if isinstance(method, CombineMethod) else []
+    contents = identity(parts)
     inputs = {
         "version": VERSION,
         "data": tokenized.digest,
@@ -57,18 +58,18 @@ def train(tokenized: TokenizedDataset, recipe: Recipe, place: Workplace) -> Trai
         def build(folder: Path) -> TrainedWeights:
             if parts:
                 origin = origin_for(base, tokenized, recipe)
-                return adapters.combined(folder, parts, contents, tokenized, base, origin, recipe)
+                return combined(folder, parts, contents, tokenized, base, origin, recipe)
             with unchanged(base.folder, base.digest):
                 return _build(folder, tokenized, base, recipe, follower)
 
         weights = place.store.make("train", inputs, TrainedWeights, build, resumable=not parts, uses=[tokenized])
 
     def tell(run: "MlflowRun") -> None:
-        from tasks.registry import tracking
+        from tasks.registry import runs
 
         _tell(run, weights)
         if not parts:
-            tracking.log_points(run, memory_points(recipe, base.folder, tokenized, weights))
+            runs.log_points(run, memory_points(recipe, base.folder, tokenized, weights))
 
     place.run.once(weights, tell)
     return weights
@@ -96,12 +97,12 @@ class Follower:
             self.waiting.append(event)
         # Seldom, since each batch takes processor time from the training beside it.
         if self.reachable and self.waiting and time.monotonic() - self.sent >= SEND_EVERY_SECONDS:
-            from tasks.registry import tracking
+            from tasks.registry import runs
 
             self.sent = time.monotonic()
             points, self.waiting = points_of(self.waiting), []
             try:
-                tracking.log_points(self.place.run.open(), points)
+                runs.log_points(self.place.run.open(), points)
             except TunelineError as fault:
                 # Whatever MLflow's fault is: a training is worth more than the sight of its curve.
                 self.reachable = False
@@ -136,7 +137,7 @@ class Follower:
 
 def points_of(new: Sequence[dict[str, Any]]) -> "list[Point]":
     """The curve in some events: training and validation loss, learning rate, gradient norm, speed."""
-    from tasks.registry.tracking import Point
+    from tasks.registry.runs import Point
 
     points = []
     for event in new:
@@ -212,14 +213,14 @@ def _tell(run: "MlflowRun", weights: TrainedWeights) -> None:
 
     Points of a try that diverged were sent as it ran, and MLflow takes none back: `train.retaken` names their steps.
     """
-    from tasks.registry import tracking
+    from tasks.registry import runs
 
     curve = list(events.read(weights.path(events.EVENTS)))
-    tracking.log_points(run, points_of(curve))
+    runs.log_points(run, points_of(curve))
     if steps := retaken(curve):
-        tracking.log_tags(run, {"train.retaken": f"{steps}: of two points of a step, the later one counts"})
-    files = [weights.path(name) for name in (events.EVENTS, JOB, SUMMARY, adapters.PARTS)]
-    tracking.log_files(run, {"training": [path for path in files if path.exists()]})
+        runs.log_tags(run, {"train.retaken": f"{steps}: of two points of a step, the later one counts"})
+    files = [weights.path(name) for name in (events.EVENTS, JOB, SUMMARY, PARTS)]
+    runs.log_files(run, {"training": [path for path in files if path.exists()]})
 
 
 def retaken(curve: Sequence[dict[str, Any]]) -> str:
@@ -231,3 +232,50 @@ def retaken(curve: Sequence[dict[str, Any]]) -> str:
     """
     pairs = [(event["from_step"] + 1, event.get("retakes_until", 0)) for event in curve if event["event"] == "start"]
     return " and ".join(f"steps {first} to {last}" for first, last in pairs if last)
+
+
+PARTS = "parts.json"
+
+
+def identity(folders: list[Path]) -> list[str]:
+    """What tells adapters apart, wherever they lie: digests of weights, configuration and what they are bound to."""
+    return [model_digest(folder) for folder in folders]
+
+
+def combined(
+    folder: Path,
+    folders: list[Path],
+    contents: list[str],
+    tokenized: TokenizedDataset,
+    base: BaseModelFolder,
+    origin: dict[str, Any],
+    recipe: Recipe,
+) -> TrainedWeights:
+    """Put the adapters together into `weights/`: what a training leaves, without one; `contents` is their identity."""
+    from tasks.modeling.combining import combine
+
+    method = recipe.training.method
+    assert isinstance(method, CombineMethod)
+    started = time.monotonic()
+    tokenizer = tokenized.path("tokenizer")
+    trust = recipe.base.trust_remote_code
+    target = folder / "weights"
+    with ExitStack() as reading:
+        for path, content in [(base.folder, base.digest), *zip(folders, contents, strict=True)]:
+            reading.enter_context(unchanged(path, content))
+        moved = combine(base.folder, folders, method, origin, target, recipe.seed, tokenizer, trust)
+    parts = {"adapters": dict(zip(method.adapters, contents, strict=True)), "method": method.model_dump()}
+    (folder / PARTS).write_text(json.dumps(parts, indent=1), "utf-8")
+    return TrainedWeights(
+        digest=model_digest(target),
+        method=method.type,
+        kind="adapter",
+        base_digest=base.digest,
+        steps=0,
+        tokens=0,
+        seconds=time.monotonic() - started,
+        trainable_parameters=moved,
+        best_step=0,
+        best_validation_loss=None,
+        final_training_loss=0.0,
+    )

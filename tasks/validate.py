@@ -4,14 +4,13 @@ from typing import TYPE_CHECKING
 
 from tasks.artifacts import ValidatedDataset
 from tasks.data.dataset import SHOWN, UNITS, dataset_inputs, validate_sources
-from tasks.pages import show, shown_progress
-from tasks.recipe import Recipe
-from tasks.retries import verb
-from tasks.store import file_digest
-from tasks.workplace import Workplace
+from tasks.orchestration import show, shown_progress, verb
+from tasks.recipe.stages import Recipe
+from tasks.steps.store import file_digest
+from tasks.workspace import Workplace
 
 if TYPE_CHECKING:
-    from tasks.registry.tracking import MlflowRun
+    from tasks.registry.runs import MlflowRun
 
 
 @verb(retries=2, retry_delay_seconds=[10, 60])
@@ -31,16 +30,16 @@ def validate(recipe: Recipe, place: Workplace) -> ValidatedDataset:
 
 
 def _tell(run: "MlflowRun", dataset: ValidatedDataset) -> None:
-    from tasks.registry import tracking
+    from tasks.registry import runs
 
     files = [dataset.path(name) for name in ("report.html", "report.json", "report.md")]
     # The quarantine file itself keeps its rows as they came and stays on this machine.
     files.append(dataset.path(SHOWN) / "quarantine.jsonl")
-    tracking.log_files(run, {"data": files})
+    runs.log_files(run, {"data": files})
     for split, context in (("train", "training"), ("validation", "validation"), ("test", "test")):
         source = str(dataset.path(f"{split}.jsonl"))
         tags = {"dataset": dataset.digest, "sources": ", ".join(dataset.sources)[:500]}
-        tracking.log_dataset(
+        runs.log_dataset(
             run,
             f"{dataset.name}-{split}",
             file_digest(dataset.path(f"{split}.jsonl")),

@@ -8,11 +8,12 @@ from pathlib import Path
 
 import pytest
 
-from flows import doctor, interface
-from flows.logs import logged
+from flows.cli import doctor, ui
+from flows.cli.logs import logged
+from flows.environment import prepare_environment
 from tasks import errors
-from tasks.credentials import WithoutCredentials, split_login, without_credentials
-from tasks.settings import State, prepare_environment
+from tasks.output.credentials import WithoutCredentials, split_login, without_credentials
+from tasks.steps.state import State
 
 ADDRESSES = [
     "postgresql://tuneline:DBPASSWORD_42@db/mlflow",
@@ -111,7 +112,7 @@ def test_no_command_line_and_no_line_of_doctor_shows_the_stores_password(tmp_pat
     monkeypatch.setenv("MLFLOW_TRACKING_URI", ADDRESSES[0])
     monkeypatch.setenv("PREFECT_API_URL", "http://ann:DBPASSWORD_42@127.0.0.1:9/api")
     state = State(tmp_path)
-    assert "DBPASSWORD_42" not in " ".join(interface.mlflow_command(state, 5000))
-    assert interface.environment(state, 4200, "pages:secret")["MLFLOW_BACKEND_STORE_URI"] == ADDRESSES[0]
+    assert "DBPASSWORD_42" not in " ".join(ui.mlflow_command(state, 5000))
+    assert ui.environment(state, 4200, "pages:secret")["MLFLOW_BACKEND_STORE_URI"] == ADDRESSES[0]
     lines = [finding.found for finding in doctor.servers(state)]
     assert len(lines) == 2 and "DBPASSWORD_42" not in json.dumps(lines)

@@ -9,12 +9,12 @@ from typing import Any
 
 import pytest
 
-from tasks.digests import describing_digest, digest, files_digest, holds, model_digest, unchanged, weights_digest
 from tasks.errors import InvalidBaseModel
-from tasks.file_digests import file_digest
+from tasks.files.digests import describing_digest, digest, files_digest, holds, model_digest, unchanged, weights_digest
+from tasks.files.known_digests import file_digest
 from tasks.modeling import base_model
 from tasks.modeling.base_model import resolve
-from tasks.recipe import BaseModelRecipe
+from tasks.recipe.stages import BaseModelRecipe
 
 SERVE_MODEL = Path(__file__).parents[1] / "mlflow" / "serve_model.py"
 

@@ -4,7 +4,7 @@ from pathlib import Path
 import pytest
 from pydantic import BaseModel
 
-from tasks import durable
+from tasks.files import durable
 
 
 class Note(BaseModel, extra="forbid"):

@@ -11,8 +11,8 @@ from rich.table import Table
 from rich.text import Text
 
 from tasks.errors import InvalidData
-from tasks.escaping import fence, listed, markdown_code, markdown_text, printable, shortened
-from tasks.terminal import SafeFormatter, console, say
+from tasks.output.escaping import fence, listed, markdown_code, markdown_text, printable, shortened
+from tasks.output.terminal import SafeFormatter, console, say
 
 ATTACK = "name\x1b]0;title\x07\x1b]52;c;Y2xpcA==\x07\x1b[2J\x9b31m \u202eturned\u2066 end"
 UNSAFE = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f\u200e\u200f\u202a-\u202e\u2066-\u2069]")

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from tasks.errors import StateUnusable
-from tasks.locks import locked
+from tasks.files.locks import locked
 
 ROOT = Path(__file__).parents[1]
 
@@ -48,7 +48,7 @@ def test_those_who_wait_for_a_file_that_is_deleted_still_go_one_at_a_time(tmp_pa
 
 def test_a_killed_holder_holds_nothing(tmp_path: Path) -> None:
     code = (
-        "import sys, time\nfrom pathlib import Path\nfrom tasks.locks import locked\n"
+        "import sys, time\nfrom pathlib import Path\nfrom tasks.files.locks import locked\n"
         "with locked(Path(sys.argv[1]), 5, 'working'):\n    print('held', flush=True)\n    time.sleep(600)\n"
     )
     path = tmp_path / "work.lock"

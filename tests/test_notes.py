@@ -8,10 +8,10 @@ from pathlib import Path
 
 import pytest
 
-from tasks import file_digests
 from tasks.artifacts import StepRecord
-from tasks.file_digests import _own_digest
-from tasks.store import StepStore, file_digest, read_step
+from tasks.files import known_digests
+from tasks.files.known_digests import _own_digest
+from tasks.steps.store import StepStore, file_digest, read_step
 
 
 def record(folder: Path) -> StepRecord:
@@ -25,13 +25,13 @@ def finished(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[[], li
     store = StepStore(tmp_path)
     made = store.make("step", {"data": "a"}, StepRecord, record)
     read: list[str] = []
-    real = file_digests.file_digest
-    monkeypatch.setattr(file_digests, "file_digest", lambda path: read.append(path.name) or real(path))
+    real = known_digests.file_digest
+    monkeypatch.setattr(known_digests, "file_digest", lambda path: read.append(path.name) or real(path))
     time.sleep(0.1)  # as old as any step that another process finds
 
     def look() -> list[str]:
         read.clear()
-        monkeypatch.setattr(file_digests, "_known", {})
+        monkeypatch.setattr(known_digests, "_known", {})
         assert read_step(made.folder, StepRecord).digest == made.digest
         return sorted(read)
 

@@ -6,7 +6,7 @@ from transformers import AutoTokenizer
 
 from tasks.errors import InvalidRecipe
 from tasks.prompts import IGNORED, PromptRenderer
-from tasks.recipe import PromptRecipe, PromptTemplate
+from tasks.recipe.stages import PromptRecipe, PromptTemplate
 
 ASK = {"role": "user", "content": "What colour is the sky?\n\nAt noon.", "instruction": "What colour is the sky?"}
 ASK["input"] = "At noon."

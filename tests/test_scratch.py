@@ -8,12 +8,12 @@ from pathlib import Path
 
 import pytest
 
-from tasks.scratch import scratch_folder
+from tasks.steps.scratch import scratch_folder
 
 ROOT = Path(__file__).parents[1]
 HOLDER = """
 import sys, time
-from tasks.scratch import scratch_folder
+from tasks.steps.scratch import scratch_folder
 with scratch_folder() as folder:
     (folder / "model.safetensors").write_bytes(b"0" * 1000)
     print(folder, flush=True)
@@ -83,4 +83,4 @@ def test_nothing_else_in_the_product_makes_temporary_files() -> None:
         if (isinstance(node, ast.Import) and any(name.name == "tempfile" for name in node.names))
         or (isinstance(node, ast.ImportFrom) and node.module == "tempfile")
     }
-    assert users == {"tasks/scratch.py"}
+    assert users == {"tasks/steps/scratch.py"}

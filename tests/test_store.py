@@ -9,11 +9,11 @@ from pathlib import Path
 
 import pytest
 
-from tasks import file_digests
 from tasks.artifacts import StepRecord
-from tasks.durable import write_text
 from tasks.errors import StateUnusable, WorkRefused
-from tasks.store import StepStore, digest, file_digest, writable
+from tasks.files import known_digests
+from tasks.files.durable import write_text
+from tasks.steps.store import StepStore, digest, file_digest, writable
 
 
 def record(folder: Path) -> StepRecord:
@@ -135,8 +135,8 @@ def test_a_file_that_rots_without_another_time_is_found_by_reading_in_full(tmp_p
     made = store.make("step", {"data": "a"}, StepRecord, record)
     whole = file_digest(made.path("answer.txt"))
     made.path("answer.txt").write_text("43", "utf-8")
-    stamp = file_digests.Stamp.of(made.path("answer.txt").stat())
-    file_digests._known[made.path("answer.txt")] = stamp, whole
+    stamp = known_digests.Stamp.of(made.path("answer.txt").stat())
+    known_digests._known[made.path("answer.txt")] = stamp, whole
     store.check(made)
     time.sleep(0.1)
     with pytest.raises(StateUnusable, match=r"answer\.txt"):

@@ -8,8 +8,7 @@ from pathlib import Path
 
 from benchmarks.gpu.shapes import SHAPES, make
 from benchmarks.gpu.trainings import METHODS, Load, measure
-
-ROOT = Path(__file__).resolve().parents[2]
+from tasks.project import ROOT
 
 
 def options(arguments: Sequence[str]) -> argparse.Namespace:

@@ -11,13 +11,15 @@ from typing import Any
 from benchmarks.gpu.shapes import SHAPES, write_examples
 from tasks.artifacts import Parity
 from tasks.errors import OutOfMemory
-from tasks.modeling import events, launch, memory, merging
+from tasks.modeling import memory, merging
 from tasks.modeling.generation import generate
-from tasks.modeling.job import TrainingJob
-from tasks.modeling.loading import let_go, stop_ids
+from tasks.modeling.loading import let_go
 from tasks.modeling.methods import device
-from tasks.recipe import ComputeRecipe, TrainingRecipe
-from tasks.recipe_methods import EightBitLoraMethod, FullMethod, LoraMethod, Method, QLoraMethod
+from tasks.prompts import stop_ids
+from tasks.recipe.methods import EightBitLoraMethod, FullMethod, LoraMethod, Method, QLoraMethod
+from tasks.recipe.stages import ComputeRecipe, TrainingRecipe
+from tasks.training import events, launch
+from tasks.training.job import TrainingJob
 
 METHODS: dict[str, Method] = {
     "lora": LoraMethod(),

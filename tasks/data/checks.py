@@ -9,7 +9,7 @@ from typing import Any, Literal, NamedTuple
 from pydantic import BaseModel, ConfigDict
 
 from tasks.data.records import Message, Record
-from tasks.recipe import DataRecipe
+from tasks.recipe.stages import DataRecipe
 
 Action = Literal["quarantined", "dropped", "reported", "redacted", "kept in one split"]
 

@@ -5,11 +5,11 @@ from collections.abc import Collection, Iterable, Iterator
 from contextlib import contextmanager
 from typing import Any, BinaryIO
 
+from tasks.data.main_memory import MemoryWatch, free_main_memory, gigabytes
 from tasks.data.opening import refuse_unpacked
 from tasks.data.rows import Row, Rows, row_of
 from tasks.errors import InvalidData
-from tasks.escaping import shortened
-from tasks.main_memory import MemoryWatch, free_main_memory, gigabytes
+from tasks.output.escaping import shortened
 
 BATCH = 64
 """Rows unpacked at once; fewer where a cell may be large. A larger batch is no faster."""

@@ -8,18 +8,18 @@ from typing import Any
 from tasks.artifacts import ValidatedDataset
 from tasks.data import quality, splits
 from tasks.data.checks import Offence
+from tasks.data.main_memory import gigabytes
 from tasks.data.page import page
 from tasks.data.records import Record, load_split, write_split
 from tasks.data.report import DataReport, markdown, sample
 from tasks.data.screening import Screened, Steps, screen
 from tasks.data.sources import ROLES, SplitRole, expand, source_digest
-from tasks.digests import files_digest
 from tasks.errors import InvalidData
-from tasks.escaping import printable
-from tasks.main_memory import gigabytes
-from tasks.personal import KINDS, hidden
-from tasks.progress import Advance, silent
-from tasks.recipe import DataRecipe, PersonalData, Recipe
+from tasks.files.digests import files_digest
+from tasks.output.escaping import printable
+from tasks.output.personal_data import KINDS, hidden
+from tasks.recipe.stages import DataRecipe, PersonalData, Recipe
+from tasks.steps.progress import Advance, silent
 
 __all__ = ["UNITS", "VERSION", "dataset_inputs", "load_split", "source_digest", "validate_sources"]
 

@@ -9,10 +9,10 @@ from collections.abc import Iterator
 from typing import BinaryIO, Literal
 
 from tasks.data.encoding import Encoding
+from tasks.data.main_memory import MemoryWatch
 from tasks.data.rows import LONGEST_LINE, MOST_BLANK_LINES, Row, blank_lines, too_long
 from tasks.errors import InvalidData
-from tasks.escaping import LISTED, listed, shortened
-from tasks.main_memory import MemoryWatch
+from tasks.output.escaping import LISTED, listed, shortened
 
 MOST_COLUMNS = 10_000
 MOST_CELLS = 1_000_000

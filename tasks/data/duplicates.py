@@ -12,9 +12,9 @@ from collections.abc import Iterable, Iterator, Sequence
 from typing import Any, NamedTuple
 
 from tasks.data.checks import normalised
+from tasks.data.main_memory import MemoryWatch
 from tasks.data.records import Record
-from tasks.main_memory import MemoryWatch
-from tasks.progress import Advance, silent
+from tasks.steps.progress import Advance, silent
 
 WIDTH = 3
 PERMUTATIONS = 96

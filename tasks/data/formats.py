@@ -8,8 +8,8 @@ from typing import Any, NamedTuple
 
 from tasks.data.records import Message, Role, user_message
 from tasks.errors import InvalidData
-from tasks.escaping import LISTED, listed, printable, shortened
-from tasks.recipe import ColumnMapping, DataFormat, DataRecipe
+from tasks.output.escaping import LISTED, listed, printable, shortened
+from tasks.recipe.stages import ColumnMapping, DataFormat, DataRecipe
 
 Values = dict[str, Any]
 _SURROGATE = re.compile("[\ud800-\udfff]")

@@ -5,8 +5,8 @@ from html import escape
 from itertools import groupby
 
 from tasks.data.records import Record
-from tasks.escaping import fence, markdown_code
-from tasks.personal import hidden
+from tasks.output.escaping import fence, markdown_code
+from tasks.output.personal_data import hidden
 from tasks.prompts import IGNORED, Example
 
 SHOWN = 8

@@ -11,9 +11,9 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, BinaryIO, NamedTuple, cast
 
+from tasks.data.main_memory import free_main_memory, gigabytes
 from tasks.errors import InvalidData
-from tasks.file_digests import Stamp
-from tasks.main_memory import free_main_memory, gigabytes
+from tasks.files.known_digests import Stamp
 
 GZIP, PARQUET = b"\x1f\x8b", b"PAR1"
 ALWAYS_UNPACKED, LARGEST_RATIO = 256 << 20, 200

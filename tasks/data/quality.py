@@ -7,7 +7,7 @@ from collections.abc import Iterable, Sequence
 from pydantic import BaseModel, ConfigDict
 
 from tasks.data.records import Record
-from tasks.personal import hidden
+from tasks.output.personal_data import hidden
 
 MOST_LABELS = 200
 LONGEST_LABEL = 60

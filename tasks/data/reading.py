@@ -9,12 +9,12 @@ from typing import Any, BinaryIO
 from tasks.data import encoding
 from tasks.data.columnar import BATCH, parquet, stored_size, table_rows
 from tasks.data.delimited import delimited
+from tasks.data.main_memory import MemoryWatch, free_main_memory, gigabytes
 from tasks.data.opening import PARQUET, first_byte, opened
 from tasks.data.rows import LONGEST_LINE, MOST_BLANK_LINES, Row, Rows, blank_lines, row_of, too_long
 from tasks.data.sources import HubDataset, Source, hub_revision, pinned, unreachable
 from tasks.errors import InvalidData
-from tasks.escaping import printable
-from tasks.main_memory import MemoryWatch, free_main_memory, gigabytes
+from tasks.output.escaping import printable
 
 
 def read(source: Source, columns: Collection[str] = ()) -> Rows:

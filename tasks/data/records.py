@@ -5,7 +5,7 @@ from typing import Literal, Self
 
 from pydantic import BaseModel, ConfigDict, Field
 
-from tasks.store import digest
+from tasks.steps.store import digest
 
 Role = Literal["system", "user", "assistant", "tool"]
 

@@ -6,8 +6,8 @@ from tasks.data.checks import Finding
 from tasks.data.quality import Quality
 from tasks.data.records import Record
 from tasks.data.screening import SourceSummary
-from tasks.escaping import markdown_row, markdown_text
-from tasks.personal import hidden
+from tasks.output.escaping import markdown_row, markdown_text
+from tasks.output.personal_data import hidden
 
 SHOWN_OFFENDERS = 3
 SHOWN_CHARACTERS = 700

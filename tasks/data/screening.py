@@ -7,18 +7,18 @@ from typing import Any, NamedTuple
 
 from pydantic import BaseModel, ConfigDict
 
-from tasks import personal
 from tasks.data import checks, formats, splits
 from tasks.data.checks import Action, Entry, Finding, Offence
 from tasks.data.encoding import GB18030
+from tasks.data.main_memory import MemoryWatch
 from tasks.data.reading import read
 from tasks.data.records import Message, Record
 from tasks.data.rows import Row
 from tasks.data.sources import ROLES, Source, SplitRole, combined, expand
 from tasks.errors import InvalidData
-from tasks.main_memory import MemoryWatch
-from tasks.progress import Advance
-from tasks.recipe import DataRecipe, PersonalData
+from tasks.output import personal_data
+from tasks.recipe.stages import DataRecipe, PersonalData
+from tasks.steps.progress import Advance
 
 LISTED = 20
 """Offenders that a report names for a check; all of the bad ones are in the quarantine file."""
@@ -57,7 +57,7 @@ class Verdicts:
         self.note(reason, source, detail)
         self.offences.append(Offence(source, reason, detail, row if isinstance(row, dict) else {"value": row}))
 
-    def findings(self, personal_data: PersonalData) -> list[Finding]:
+    def findings(self, treatment: PersonalData) -> list[Finding]:
         """What every check found, also nothing, in the order of the checks."""
         actions: dict[str, Action] = {"exact_duplicate": "dropped", "near_duplicate": "kept in one split"}
         actions |= dict.fromkeys(("encoding_gb18030", "unused_column", "label_not_in_test"), "reported")
@@ -66,7 +66,7 @@ class Verdicts:
             PersonalData.redact: "redacted",
             PersonalData.quarantine: "quarantined",
         }
-        actions |= {kind.check: done[personal_data] for kind in personal.KINDS}
+        actions |= {kind.check: done[treatment] for kind in personal_data.KINDS}
         return [
             Finding(
                 check=check,
@@ -201,7 +201,7 @@ def _shape(values: Any) -> str:
 
 def _personal(record: Record, row: Row, treatment: PersonalData, verdicts: Verdicts) -> Record | None:
     """The record as the recipe wants its personal data treated; None when it goes into quarantine."""
-    found = sum((personal.redact(message.content)[1] for message in record.messages), Counter[str]())
+    found = sum((personal_data.redact(message.content)[1] for message in record.messages), Counter[str]())
     if not found:
         return record
     if treatment is PersonalData.quarantine:
@@ -221,13 +221,13 @@ def _redacted(record: Record) -> Record:
     messages = tuple(
         Message(
             role=message.role,
-            content=personal.redact(message.content)[0],
-            instruction=personal.redact(message.instruction)[0],
-            input=personal.redact(message.input)[0],
+            content=personal_data.redact(message.content)[0],
+            instruction=personal_data.redact(message.instruction)[0],
+            input=personal_data.redact(message.input)[0],
         )
         for message in record.messages
     )
-    columns = {name: personal.redact(value)[0] for name, value in record.columns.items()}
+    columns = {name: personal_data.redact(value)[0] for name, value in record.columns.items()}
     return Record.of(messages, record.source, columns)
 
 

@@ -8,11 +8,11 @@ from glob import has_magic
 from pathlib import Path
 from typing import Literal, NamedTuple
 
-from tasks.digests import digest
 from tasks.errors import InvalidData
-from tasks.escaping import listed
-from tasks.file_digests import file_digest
-from tasks.recipe import DataRecipe
+from tasks.files.digests import digest
+from tasks.files.known_digests import file_digest
+from tasks.output.escaping import listed
+from tasks.recipe.stages import DataRecipe
 
 SplitRole = Literal["train", "validation", "test"]
 ROLES: tuple[SplitRole, ...] = ("train", "validation", "test")

@@ -9,8 +9,8 @@ from tasks.data.duplicates import groups, nearest, prompt_of
 from tasks.data.records import Record
 from tasks.data.sources import SplitRole
 from tasks.errors import InvalidData
-from tasks.progress import Advance, silent
-from tasks.recipe import DataRecipe
+from tasks.recipe.stages import DataRecipe
+from tasks.steps.progress import Advance, silent
 
 
 def share(identity: str, seed: int) -> float:

@@ -6,8 +6,8 @@ from pathlib import Path
 
 from tasks.data.records import Record
 from tasks.errors import InvalidData
-from tasks.progress import Advance, silent
 from tasks.prompts import Example, PromptRenderer
+from tasks.steps.progress import Advance, silent
 
 
 @dataclass(frozen=True)

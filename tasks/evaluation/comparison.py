@@ -10,8 +10,8 @@ from tasks.errors import InvalidData
 from tasks.evaluation.resampling import Resampler, edge_bound
 from tasks.evaluation.scoring import SuiteScores, check_rows, perplexity
 from tasks.evaluation.suites import Suite
-from tasks.personal import hidden
-from tasks.recipe import EvaluationRecipe
+from tasks.output.personal_data import hidden
+from tasks.recipe.stages import EvaluationRecipe
 
 Floats = NDArray[np.float64]
 SMALLEST_SLICE = 5

@@ -19,9 +19,9 @@ from sacrebleu.metrics.chrf import CHRF
 from sacrebleu.tokenizers.tokenizer_13a import Tokenizer13a
 from sacrebleu.tokenizers.tokenizer_zh import TokenizerZh
 
-from tasks.evaluation.words import has_cjk, words
-from tasks.recipe import MetricName
-from tasks.scratch import scratch_folder
+from tasks.evaluation.segmentation import has_cjk, words
+from tasks.recipe.stages import MetricName
+from tasks.steps.scratch import scratch_folder
 
 Scores = dict[str, Any]
 

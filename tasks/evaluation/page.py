@@ -7,13 +7,13 @@ import jinja2
 from markupsafe import Markup
 
 from tasks.artifacts import EvaluationReport, SliceScores, SuiteReport, Who
-from tasks.evaluation import plots, wording
-from tasks.evaluation.difference import marked
+from tasks.evaluation import formatting, plots
+from tasks.evaluation.diff import marked
 from tasks.evaluation.page_template import TEMPLATE
 from tasks.evaluation.scoring import SuiteScores
 from tasks.evaluation.selection import WHO, best, worst
 from tasks.evaluation.suites import Answer, Suite
-from tasks.personal import hidden
+from tasks.output.personal_data import hidden
 
 SHOWN = 6  # Of the worst and of the best rows.
 ALL_ROWS = 500  # More than that would make the page heavy; rows.parquet has them.
@@ -34,7 +34,9 @@ def page(
     sections = [
         _section(report, report.suites[name], suite, answers[name], scores[name]) for name, suite in suites.items()
     ]
-    return environment.from_string(TEMPLATE).render(title=title, report=report, sections=sections, wording=wording)
+    return environment.from_string(TEMPLATE).render(
+        title=title, report=report, sections=sections, formatting=formatting
+    )
 
 
 def _section(
@@ -54,8 +56,8 @@ def _section(
         "name": suite.name,
         "report": found,
         "who": who,
-        "verdict": wording.verdict(report, found),
-        "primary": wording.primary(report, found),
+        "verdict": formatting.verdict(report, found),
+        "primary": formatting.primary(report, found),
         "corpus": {name: scores[name].corpus for name in who},
         "plots": {name: Markup(svg) for name, svg in _plots(found, scores, who, metric).items()},
         "worst": [rows[at] for at in bad],
@@ -67,7 +69,7 @@ def _section(
 def _plots(found: SuiteReport, scores: Mapping[Who, SuiteScores], who: Sequence[Who], primary: str) -> dict[str, str]:
     metrics = [*scores["candidate"].rows, "stop_rate"]
     groups = [
-        [plots.Line(wording.label(metric), name, found.scores[name][metric]) for name in who] for metric in metrics
+        [plots.Line(formatting.label(metric), name, found.scores[name][metric]) for name in who] for metric in metrics
     ]
     drawn = {
         "scores": plots.dot_plot("Scores with their intervals", groups, (0, 1)),
@@ -80,7 +82,7 @@ def _plots(found: SuiteReport, scores: Mapping[Who, SuiteScores], who: Sequence[
             "Candidate minus the others, the same rows",
             [
                 [
-                    plots.Line(wording.label(c.metric), c.against, c.difference)
+                    plots.Line(formatting.label(c.metric), c.against, c.difference)
                     for c in found.comparisons
                     if c.metric == metric
                 ]

@@ -4,8 +4,8 @@ from tasks.evaluation.page_style import SCRIPT, STYLE
 
 MACROS = """
 {% macro cell(metric, estimate) %}
-{% if estimate %}{{ wording.number(metric, estimate.mean) }}
-<small>{{ wording.interval(metric, estimate) }}</small>{% endif %}
+{% if estimate %}{{ formatting.number(metric, estimate.mean) }}
+<small>{{ formatting.interval(metric, estimate) }}</small>{% endif %}
 {% endmacro %}
 {% macro shown(row) %}
 <article data-groups="{{ row.groups }}">
@@ -33,8 +33,8 @@ SECTION = """
 {% if sections|length > 1 %}<h2>Suite {{ part.name }}</h2>{% endif %}
 <div class="verdict"><p>{{ part.verdict }}</p><ul>
 {% for found in part.primary %}
-{% set how = wording.outcome(found) %}
-<li>Candidate: <span class="{{ how }}">{{ how }}</span>{{ wording.reading(found)[how|length:] }}.</li>
+{% set how = formatting.outcome(found) %}
+<li>Candidate: <span class="{{ how }}">{{ how }}</span>{{ formatting.reading(found)[how|length:] }}.</li>
 {% endfor %}
 </ul></div>
 <h3>Scores</h3>
@@ -42,12 +42,12 @@ SECTION = """
 {% for who in part.who %}<th><span class="dot {{ who }}"></span>{{ who }}</th>{% endfor %}
 {% for found in part.primary %}<th>against {{ found.against }}</th>{% endfor %}</tr>
 {% for metric in part.report.scores.candidate %}
-<tr{% if metric == primary %} class="primary"{% endif %}><td>{{ wording.label(metric) }}</td>
+<tr{% if metric == primary %} class="primary"{% endif %}><td>{{ formatting.label(metric) }}</td>
 {% for who in part.who %}<td>{{ cell(metric, part.report.scores[who].get(metric)) }}</td>{% endfor %}
 {% for other in part.primary %}<td>
 {% for found in part.report.comparisons if found.metric == metric and found.against == other.against %}
-<span class="{{ wording.outcome(found) }}">{{ '%+.3f'|format(found.difference.mean) }}</span>
-<small>p {{ wording.p_value(found.p_value) }}</small>{% endfor %}</td>{% endfor %}</tr>
+<span class="{{ formatting.outcome(found) }}">{{ '%+.3f'|format(found.difference.mean) }}</span>
+<small>p {{ formatting.p_value(found.p_value) }}</small>{% endfor %}</td>{% endfor %}</tr>
 {% endfor %}
 </table></div>
 <p class="soft small">Means over {{ part.report.rows }} rows with {{ '%g'|format(report.confidence * 100) }} %
@@ -63,7 +63,7 @@ p of a paired sign-flip test. Lower is better for perplexity (of the reference a
 <h3>Candidate minus the others, on the same rows</h3><div class="card">{{ part.plots.differences }}</div>
 <p class="soft small">Right of zero the candidate is better. The colour says against whom.</p>{% endif %}
 {% if part.plots.slices is defined %}
-<h3>Slices, by {{ wording.label(primary) }}</h3><div class="card">{{ part.plots.slices }}</div>
+<h3>Slices, by {{ formatting.label(primary) }}</h3><div class="card">{{ part.plots.slices }}</div>
 <details><summary>All slices as a table</summary><div class="card"><table><tr><th>Slice</th><th>Rows</th>
 {% for who in part.who %}<th><span class="dot {{ who }}"></span>{{ who }}</th>{% endfor %}</tr>
 {% for found in part.report.slices %}<tr><td>{{ found.column }}: {{ found.value }}</td><td>{{ found.rows }}</td>

@@ -6,14 +6,14 @@ from pathlib import Path
 from typing import Any
 
 from tasks.artifacts import EvaluationReport, SuiteReport, Who
-from tasks.escaping import markdown_code, markdown_row, markdown_text
-from tasks.evaluation import wording
+from tasks.evaluation import formatting
 from tasks.evaluation.page import page
 from tasks.evaluation.scoring import SuiteScores
 from tasks.evaluation.selection import WHO, examples
 from tasks.evaluation.suites import Answer, Suite
-from tasks.personal import hidden
-from tasks.store import digest
+from tasks.output.escaping import markdown_code, markdown_row, markdown_text
+from tasks.output.personal_data import hidden
+from tasks.steps.store import digest
 
 __all__ = ["examples", "report_digest", "write_report"]
 
@@ -46,11 +46,13 @@ def markdown(report: EvaluationReport, title: str) -> str:
     """The verdict, the scores, the comparisons and the slices, for a run page."""
     parts = [f"# {markdown_text(title)}"]
     for name, suite in report.suites.items():
-        parts.append(f"## Suite {name}\n\n**{wording.verdict(report, suite)}.**")
-        parts.append("\n".join(f"- Candidate: {wording.reading(found)}." for found in wording.primary(report, suite)))
+        parts.append(f"## Suite {name}\n\n**{formatting.verdict(report, suite)}.**")
+        parts.append(
+            "\n".join(f"- Candidate: {formatting.reading(found)}." for found in formatting.primary(report, suite))
+        )
         parts.append(_table(*_score_table(suite)))
         if suite.slices:
-            parts.append(f"### Slices, by {wording.label(report.primary_metric)}")
+            parts.append(f"### Slices, by {formatting.label(report.primary_metric)}")
             parts.append(_table(*_slice_table(suite, report.primary_metric)))
     if report.examples:
         parts.append("## Rows")
@@ -66,7 +68,8 @@ def _score_table(suite: SuiteReport) -> tuple[list[str], Iterator[list[str]]]:
     shown = [who for who in WHO if who in suite.scores]
     metrics = list(suite.scores["candidate"])
     return ["metric", *shown], (
-        [wording.label(metric), *(_cell(metric, suite.scores[who].get(metric)) for who in shown)] for metric in metrics
+        [formatting.label(metric), *(_cell(metric, suite.scores[who].get(metric)) for who in shown)]
+        for metric in metrics
     )
 
 
@@ -83,7 +86,7 @@ def _slice_table(suite: SuiteReport, metric: str) -> tuple[list[str], Iterator[l
 
 
 def _cell(metric: str, estimate: Any) -> str:
-    return f"{wording.number(metric, estimate.mean)} {wording.interval(metric, estimate)}" if estimate else ""
+    return f"{formatting.number(metric, estimate.mean)} {formatting.interval(metric, estimate)}" if estimate else ""
 
 
 def _table(head: Sequence[str], rows: Iterator[list[str]]) -> str:

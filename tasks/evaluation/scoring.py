@@ -8,7 +8,7 @@ from numpy.typing import NDArray
 
 from tasks.errors import InvalidData
 from tasks.evaluation.suites import Answer, Suite, SuiteRow
-from tasks.recipe import MetricName
+from tasks.recipe.stages import MetricName
 
 Floats = NDArray[np.float64]
 Generate = Callable[[Sequence[SuiteRow]], list[Answer]]

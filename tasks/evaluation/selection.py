@@ -7,7 +7,7 @@ import numpy as np
 from tasks.artifacts import Who
 from tasks.evaluation.scoring import SuiteScores
 from tasks.evaluation.suites import Answer, Suite
-from tasks.personal import hidden
+from tasks.output.personal_data import hidden
 
 WHO: tuple[Who, ...] = ("base", "candidate", "champion")
 

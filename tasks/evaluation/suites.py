@@ -3,7 +3,7 @@
 from pydantic import Field
 
 from tasks.artifacts import Value
-from tasks.evaluation.words import cjk_share
+from tasks.evaluation.segmentation import cjk_share
 
 
 class SuiteRow(Value):

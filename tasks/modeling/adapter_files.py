@@ -10,9 +10,9 @@ from pathlib import Path
 from typing import Any
 
 from tasks.errors import InvalidBaseModel, InvalidRecipe
-from tasks.modeling.model_files import json_object, pickled
+from tasks.files.model_files import json_object, pickled
 from tasks.modeling.origin import ADAPTER_CONFIG
-from tasks.recipe_methods import ALL_LINEAR
+from tasks.recipe.methods import ALL_LINEAR
 
 WEIGHTS = "adapter_model.safetensors"
 PLAIN_LORA = frozenset(

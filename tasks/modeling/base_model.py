@@ -8,16 +8,16 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from tasks.digests import DESCRIBING, WEIGHTS, files_digest, model_digest
-from tasks.durable import sync_folder, sync_tree
 from tasks.errors import InvalidBaseModel, ServiceUnavailable
-from tasks.file_digests import file_digest
-from tasks.hub import snapshot
-from tasks.locks import DAY, locked
-from tasks.modeling import model_files
+from tasks.files import model_files
+from tasks.files.digests import DESCRIBING, WEIGHTS, files_digest, model_digest
+from tasks.files.durable import sync_folder, sync_tree
+from tasks.files.hub import snapshot
+from tasks.files.known_digests import file_digest
+from tasks.files.locks import DAY, locked
 from tasks.modeling.origin import ADAPTER_CONFIG
-from tasks.recipe import BaseModelRecipe
-from tasks.store import writable
+from tasks.recipe.stages import BaseModelRecipe
+from tasks.steps.store import writable
 
 log = logging.getLogger("tuneline")
 TOKENIZER_FILES = ("tokenizer.json", "tokenizer_config.json", "special_tokens_map.json", "vocab.json", "merges.txt")

@@ -18,7 +18,7 @@ from tasks.modeling.adapter_files import check_plain_lora
 from tasks.modeling.methods import load_base
 from tasks.modeling.origin import ADAPTER_CONFIG, origin_of
 from tasks.modeling.saving import save
-from tasks.recipe_methods import CombineMethod
+from tasks.recipe.methods import CombineMethod
 
 COMBINED = "default"
 """PEFT's name for the one adapter that it saves at the top of a folder."""

@@ -16,8 +16,8 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_iter
 from torch.utils.flop_counter import flop_registry
 
-from tasks.modeling.batches import Pack, collate
 from tasks.modeling.losses import pack_loss
+from tasks.modeling.packs import Pack, collate
 from tasks.prompts import IGNORED
 
 META = torch.device("meta")

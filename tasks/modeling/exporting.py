@@ -15,12 +15,12 @@ from typing import Any
 
 import torch
 
-from tasks.child_environment import child_environment
 from tasks.errors import StateUnusable, WorkRefused
+from tasks.files.model_files import check_code
 from tasks.modeling.loading import stops_as_scored
-from tasks.modeling.model_files import check_code
 from tasks.modeling.origin import ORIGIN
-from tasks.store import writable
+from tasks.steps.child_environment import child_environment
+from tasks.steps.store import writable
 
 DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 NEW_TOKENS = 32

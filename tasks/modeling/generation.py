@@ -7,10 +7,10 @@ from typing import Any
 import torch
 
 from tasks.modeling import attention, soft_prompts
-from tasks.modeling.batches import collate, fill
 from tasks.modeling.losses import pack_losses
-from tasks.progress import Advance, silent
+from tasks.modeling.packs import collate, fill
 from tasks.prompts import IGNORED
+from tasks.steps.progress import Advance, silent
 
 PACK_TOKENS = 1024
 WORTH_A_PASS = 8

@@ -11,9 +11,9 @@ from safetensors import safe_open
 from tasks.errors import InvalidBaseModel, WorkRefused
 from tasks.modeling.adapter_files import check_files
 from tasks.modeling.methods import autocast_dtype, device, load_base
-from tasks.modeling.model_files import json_object
 from tasks.modeling.origin import is_adapter, origin_of
-from tasks.recipe import Precision
+from tasks.prompts import _as_ids
+from tasks.recipe.stages import Precision
 
 ROOM_FOR_WEIGHTS = 0.7
 """Of a GPU's memory; the rest is for what is read and computed while a model answers."""
@@ -98,21 +98,6 @@ def stops_as_scored(model: Any, tokenizer: Any) -> list[int]:
         eos_token_id=stops if len(stops) > 1 else stops[0], pad_token_id=own.pad_token_id, bos_token_id=own.bos_token_id
     )
     return stops
-
-
-def stop_ids(folder: Path) -> frozenset[int]:
-    """The tokens that end an answer by a model folder's `generation_config.json` and `config.json`."""
-    for name in ("generation_config.json", "config.json"):
-        if (folder / name).is_file():
-            ends = json_object(folder / name).get("eos_token_id")
-            if ends is not None:
-                return _as_ids(ends)
-    return frozenset()
-
-
-def _as_ids(ends: int | list[int] | None) -> frozenset[int]:
-    """Stop tokens as a set: transformers keeps none, one, or a list."""
-    return frozenset(ends if isinstance(ends, list) else () if ends is None else (ends,))
 
 
 def prove_live(model: Any, prompt_ids: list[int]) -> float:

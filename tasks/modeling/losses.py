@@ -5,7 +5,7 @@ from typing import Any
 import torch
 
 from tasks.modeling import soft_prompts
-from tasks.modeling.batches import Pack
+from tasks.modeling.packs import Pack
 
 
 def pack_loss(model: Any, pack: Pack) -> torch.Tensor:

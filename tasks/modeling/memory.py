@@ -1,8 +1,8 @@
 """A base's `config.json`, a method and a pack's size in, the peak memory of training it out; no weight is loaded.
 
 What a step holds is found by walking through it without numbers (`dry_run`). What the process holds besides was
-measured: constants below say with what. The outcome to compare with is `saving.peak_memory()` of the training process:
-resident memory on a processor, what torch allocated on a GPU.
+measured: constants below say with what. The outcome to compare with is `training.process_memory.peak()`: resident
+memory on a processor, what torch allocated on a GPU.
 """
 
 from collections import Counter
@@ -15,8 +15,8 @@ import torch
 
 from tasks.errors import InvalidBaseModel
 from tasks.modeling import attention, dry_run, methods
-from tasks.recipe import ComputeRecipe, Precision
-from tasks.recipe_methods import Initialisation, LoraMethod, Method, PromptTuningMethod
+from tasks.recipe.methods import Initialisation, LoraMethod, Method, PromptTuningMethod
+from tasks.recipe.stages import ComputeRecipe, Precision
 
 MIB, GIB = 1 << 20, 1 << 30
 FULL_RUNTIME, ADAPTER_RUNTIME = 520 * MIB, 565 * MIB

@@ -20,8 +20,8 @@ from tasks.modeling.generation import generate
 from tasks.modeling.loading import asked_in, let_go, load_model, stops_as_scored, with_adapter
 from tasks.modeling.origin import ORIGIN, origin_of
 from tasks.modeling.quantisation import dequantised
-from tasks.progress import Advance, silent
-from tasks.recipe import MergingRecipe
+from tasks.recipe.stages import MergingRecipe
+from tasks.steps.progress import Advance, silent
 
 NEVER_SAVED: MergeRule = "requantised"
 

@@ -9,9 +9,7 @@ import torch
 from tasks.errors import InvalidRecipe
 from tasks.modeling import attention
 from tasks.modeling.quantisation import exact, quantisation_config
-from tasks.peft_options import make_config
-from tasks.recipe import ComputeRecipe, Precision
-from tasks.recipe_methods import (
+from tasks.recipe.methods import (
     ALL_LINEAR,
     AdaptionPromptMethod,
     Ia3Method,
@@ -24,6 +22,8 @@ from tasks.recipe_methods import (
     PromptTuningMethod,
     PTuningMethod,
 )
+from tasks.recipe.peft_options import make_config
+from tasks.recipe.stages import ComputeRecipe, Precision
 
 
 def device() -> torch.device:

@@ -3,7 +3,7 @@
 from pathlib import Path
 from typing import Any
 
-from tasks.modeling.model_files import json_object
+from tasks.files.model_files import json_object
 
 ORIGIN = "origin.json"
 ADAPTER_CONFIG = "adapter_config.json"

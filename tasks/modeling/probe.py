@@ -7,11 +7,11 @@ from typing import Any
 import torch
 
 from tasks.modeling import memory, methods
-from tasks.modeling.batches import collate
 from tasks.modeling.losses import pack_loss
-from tasks.recipe import ComputeRecipe
-from tasks.recipe_methods import FullMethod, Method
-from tasks.scratch import scratch_folder
+from tasks.modeling.packs import collate
+from tasks.recipe.methods import FullMethod, Method
+from tasks.recipe.stages import ComputeRecipe
+from tasks.steps.scratch import scratch_folder
 
 TOKENS, DOCUMENTS = 256, 2
 SECONDS = 1.5

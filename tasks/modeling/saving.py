@@ -1,13 +1,9 @@
 """Trained weights in, a folder that stands for them out: safetensors, tokenizer, and what they are bound to."""
 
 import json
-import resource
-import sys
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
-
-import torch
 
 from tasks.modeling.loading import stops_as_scored
 from tasks.modeling.origin import ORIGIN
@@ -58,16 +54,3 @@ def save(
         model.save_pretrained(folder)
     own_tokenizer.save_pretrained(folder)
     (folder / ORIGIN).write_text(json.dumps(dict(origin), indent=1), "utf-8")
-
-
-def peak_memory() -> int:
-    """The most bytes this process has held so far: of its GPU where it has one, else of main memory."""
-    if torch.cuda.is_available():
-        return int(torch.cuda.max_memory_allocated())
-    status = Path("/proc/self/status")
-    if status.exists():
-        # Linux hands a parent's `ru_maxrss` on to the child it starts; this is the process's own.
-        line = next(line for line in status.read_text("utf-8").splitlines() if line.startswith("VmHWM:"))
-        return int(line.split()[1]) * 1024
-    unit = 1 if sys.platform == "darwin" else 1024
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit

@@ -9,7 +9,7 @@ from typing import Any
 
 import torch
 
-from tasks.modeling.batches import Pack
+from tasks.modeling.packs import Pack
 
 
 def is_soft(model: Any) -> bool:

@@ -14,9 +14,9 @@ import torch
 
 from tasks.errors import InvalidBaseModel
 from tasks.modeling import attention
-from tasks.modeling.batches import collate
 from tasks.modeling.generation import GeneratedAnswer, generate
 from tasks.modeling.losses import pack_losses
+from tasks.modeling.packs import collate
 from tasks.modeling.small_model import WINDOW, smaller
 from tasks.prompts import IGNORED
 

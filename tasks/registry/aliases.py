@@ -11,11 +11,12 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from tasks.errors import UnknownVersion, WorkRefused
-from tasks.escaping import markdown_text
+from tasks.output.escaping import markdown_text
 from tasks.registry import ledger as books
 from tasks.registry import lookup
+from tasks.registry.client import connect
 from tasks.registry.moves import Move, carry_out, finish_half_done, one_at_a_time
-from tasks.registry.tracking import MlflowRun, connect, service
+from tasks.registry.runs import MlflowRun, service
 from tasks.registry.versions import tie
 
 CHAIN = ("candidate", "staging", "production")

@@ -3,12 +3,12 @@
 from collections.abc import Mapping
 from pathlib import Path
 
-from tasks.digests import digest, digest_of_files, holds, model_digest, model_files
-from tasks.durable import sync_tree
 from tasks.errors import InvalidBaseModel, StateUnusable, UnknownVersion
-from tasks.file_digests import file_digest, known_digest, remembered
+from tasks.files.digests import digest, digest_of_files, holds, model_digest, model_files
+from tasks.files.durable import sync_tree
+from tasks.files.known_digests import file_digest, known_digest, remembered
 from tasks.registry.packaging import DIGEST_TAG, SERVE_MODEL, Package, local_folder
-from tasks.scratch import scratch_folder
+from tasks.steps.scratch import scratch_folder
 
 PACKAGE_TAG = "package"
 """Digest of the files that are run or read beside the weights."""

@@ -13,10 +13,10 @@ from typing import Any
 from urllib.parse import urlparse
 from urllib.request import url2pathname
 
-from tasks.durable import sync_folder
 from tasks.errors import PermanentError, ServiceUnavailable, StateUnusable
-from tasks.locks import locked
-from tasks.store import writable
+from tasks.files.durable import sync_folder
+from tasks.files.locks import locked
+from tasks.steps.store import writable
 
 SECONDS = 5.0
 """How long a locked database may take to answer."""
@@ -167,3 +167,18 @@ def _parts(database: Path) -> list[Path]:
     """A database and what SQLite keeps beside it, as far as they are there."""
     parts = [database.with_name(f"{database.name}{end}") for end in ("", "-journal", "-wal", "-shm")]
     return [part for part in parts if part.exists()]
+
+
+def sqlite_path(tracking_uri: str) -> Path | None:
+    """The database file of a `sqlite:///…` address, None for any other address.
+
+    >>> sqlite_path("sqlite:////state/mlflow.db")
+    PosixPath('/state/mlflow.db')
+    """
+    scheme, _, rest = tracking_uri.partition(":///")
+    return Path(rest.partition("?")[0]) if scheme.split("+")[0] == "sqlite" and rest else None
+
+
+def is_server(tracking_uri: str) -> bool:
+    """Whether an address is that of a tracking server."""
+    return tracking_uri.startswith(("http://", "https://"))

@@ -10,14 +10,14 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from tasks.credentials import without_credentials
 from tasks.errors import StateUnusable
-from tasks.locks import locked
-from tasks.scratch import scratch_folder
-from tasks.store import writable
+from tasks.files.locks import locked
+from tasks.output.credentials import without_credentials
+from tasks.steps.scratch import scratch_folder
+from tasks.steps.store import writable
 
 if TYPE_CHECKING:
-    from tasks.registry.tracking import MlflowRun
+    from tasks.registry.runs import MlflowRun
 
 APPEND_SECONDS = 60.0
 LAST_WORDS = ("decision", "rollback")
@@ -69,7 +69,8 @@ def _identity(decision: Mapping[str, Any]) -> list[Any]:
 def _copy(line: Mapping[str, Any], run: "MlflowRun | None") -> None:
     if run is None:
         return
-    from tasks.registry.tracking import connect, service
+    from tasks.registry.client import connect
+    from tasks.registry.runs import service
 
     with service(run.tracking_uri), scratch_folder():
         connect(run.tracking_uri).log_dict(run.run_id, dict(line), f"decisions/{line['n']}.json")

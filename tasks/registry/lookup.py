@@ -17,9 +17,9 @@ from urllib.request import HTTPRedirectHandler, Request, build_opener
 
 from pydantic import BaseModel, ConfigDict
 
-from tasks.credentials import Login, split_login
 from tasks.errors import PermanentError, ServiceUnavailable, UnknownVersion
-from tasks.registry.database import UnknownSchemaError, rows
+from tasks.output.credentials import Login, split_login
+from tasks.registry.database import UnknownSchemaError, is_server, rows, sqlite_path
 
 SECONDS = 5.0
 """How long a server may take to answer."""
@@ -55,7 +55,7 @@ def find(tracking_uri: str, name: str, alias: str = "production", version: int =
             return _find_in_file(path, name, alias, version)
         except UnknownSchemaError:
             pass
-    elif _is_server(tracking_uri):
+    elif is_server(tracking_uri):
         return _find_on_server(tracking_uri, name, alias, version)
     return _find_with_client(tracking_uri, name, alias, version)
 
@@ -70,7 +70,7 @@ def aliases(tracking_uri: str, name: str) -> dict[str, int]:
             return {alias: int(number) for alias, number in rows(path, _ALIASES, name)}
         except UnknownSchemaError:
             pass
-    elif _is_server(tracking_uri):
+    elif is_server(tracking_uri):
         answer = _get(tracking_uri, "registered-models/get", name=name)
         found = answer["registered_model"].get("aliases", []) if answer else []
         return {entry["alias"]: int(entry["version"]) for entry in found}
@@ -88,20 +88,6 @@ def said_aliases(tracking_uri: str, name: str) -> str:
     """The aliases of a model in words, for a message that says what there is."""
     known = sorted(aliases(tracking_uri, name).items())
     return f"aliases of {name}: {', '.join(f'{alias} → {version}' for alias, version in known) or 'none'}"
-
-
-def sqlite_path(tracking_uri: str) -> Path | None:
-    """The database file of a `sqlite:///…` address, None for any other address.
-
-    >>> sqlite_path("sqlite:////state/mlflow.db")
-    PosixPath('/state/mlflow.db')
-    """
-    scheme, _, rest = tracking_uri.partition(":///")
-    return Path(rest.partition("?")[0]) if scheme.split("+")[0] == "sqlite" and rest else None
-
-
-def _is_server(tracking_uri: str) -> bool:
-    return tracking_uri.startswith(("http://", "https://"))
 
 
 def _find_in_file(path: Path, name: str, alias: str, version: int) -> Version | None:
@@ -195,7 +181,8 @@ def tracking_login() -> Login | None:
 
 
 def _find_with_client(tracking_uri: str, name: str, alias: str, version: int) -> Version | None:
-    from tasks.registry.tracking import connect, service
+    from tasks.registry.client import connect
+    from tasks.registry.runs import service
 
     try:
         with service(tracking_uri):
@@ -217,7 +204,8 @@ def _find_with_client(tracking_uri: str, name: str, alias: str, version: int) ->
 
 
 def _aliases_with_client(tracking_uri: str, name: str) -> dict[str, int]:
-    from tasks.registry.tracking import connect, service
+    from tasks.registry.client import connect
+    from tasks.registry.runs import service
 
     try:
         with service(tracking_uri):
@@ -235,10 +223,19 @@ def run_status(tracking_uri: str, run_id: str) -> str:
             return next((str(status) for (status,) in rows(path, query, run_id)), "")
         except UnknownSchemaError:
             pass
-    if _is_server(tracking_uri):
+    if is_server(tracking_uri):
         answer = _get(tracking_uri, "runs/get", run_id=run_id)
         info = answer["run"]["info"] if answer else {}
         return str(info["status"]) if info.get("lifecycle_stage") == "active" else ""
-    from tasks.registry.tracking import status_of
+    from tasks.registry.runs import status_of
 
     return status_of(tracking_uri, run_id)
+
+
+def existing(name: str, version: int, uri: str) -> Version:
+    """What the registry says of a version, 0 for production's. Raises UnknownVersion with what there is."""
+    found = find(uri, name, version=version)
+    if found is None:
+        wanted = f"{name}/{version}" if version else f"{name}@production"
+        raise UnknownVersion(f"{uri}: {wanted} does not exist; {said_aliases(uri, name)}.")
+    return found

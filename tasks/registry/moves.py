@@ -9,12 +9,13 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from tasks.credentials import without_credentials
-from tasks.locks import locked
+from tasks.files.locks import locked
+from tasks.output.credentials import without_credentials
 from tasks.registry import ledger as books
 from tasks.registry import lookup
-from tasks.registry.tracking import MlflowRun, connect
-from tasks.store import writable
+from tasks.registry.client import connect
+from tasks.registry.runs import MlflowRun
+from tasks.steps.store import writable
 
 Move = tuple[str, str, int]
 """Registered name, alias, and the version it shall point at; 0 takes the alias away."""

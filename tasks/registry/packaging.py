@@ -14,12 +14,13 @@ from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
 from tasks.errors import ServiceUnavailable, StateUnusable
+from tasks.project import shipped
 from tasks.registry.database import local_folder as local_folder
-from tasks.registry.tracking import MlflowRun
-from tasks.scratch import scratch_folder
+from tasks.registry.runs import MlflowRun
+from tasks.steps.scratch import scratch_folder
 
 Kind = Literal["merged", "full", "adapter", "base"]
-SERVE_MODEL = Path(__file__).parents[2] / "mlflow" / "serve_model.py"
+SERVE_MODEL = shipped("mlflow/serve_model.py")
 REQUIRED = ("mlflow", "torch", "transformers", "safetensors", "tokenizers", "jinja2")
 DIGEST_TAG = "digest"
 
@@ -78,11 +79,10 @@ def log_model(client: Any, run: MlflowRun, package: Package) -> Logged:
 
 
 def check_installation() -> None:
-    """Raise StateUnusable where what every version runs is not there: a wheel does not carry it."""
+    """Raise StateUnusable where the file that every version runs is not there."""
     if not SERVE_MODEL.is_file():
         raise StateUnusable(
-            f"{SERVE_MODEL}: not there, and every version runs it. Install Tuneline from a checkout that stays where "
-            "it is: `pip install -c constraints.txt -e .` in it."
+            f"{SERVE_MODEL}: not there, and every version runs it. Install Tuneline again, or put its checkout back."
         )
 
 

@@ -20,10 +20,11 @@ from tasks.artifacts import (
     ValidatedDataset,
     Who,
 )
-from tasks.escaping import fence, markdown_text
-from tasks.merge_table import markdown
-from tasks.recipe import Recipe
-from tasks.store import digest
+from tasks.output.escaping import fence, markdown_text
+from tasks.project import ROOT
+from tasks.recipe.stages import Recipe
+from tasks.registry.merge_table import markdown
+from tasks.steps.store import digest
 
 PACKAGES = (
     "tuneline",
@@ -89,7 +90,7 @@ def release_manifest(
     }
 
 
-def code_version(root: Path = Path(__file__).parents[2]) -> dict[str, Any]:
+def code_version(root: Path = ROOT) -> dict[str, Any]:
     """The git commit and whether there were uncommitted changes; outside a checkout, the package's version."""
     if (root / ".git").exists():
         commit, changes = _git(root, "rev-parse", "HEAD"), _git(root, "status", "--porcelain", "--untracked-files=no")

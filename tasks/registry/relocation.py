@@ -12,8 +12,7 @@ from pathlib import Path
 from pydantic import BaseModel, ConfigDict
 
 from tasks.errors import StateUnusable
-from tasks.registry.database import ARTIFACTS, UnknownSchemaError, alone, local_folder, rows
-from tasks.registry.lookup import sqlite_path
+from tasks.registry.database import ARTIFACTS, UnknownSchemaError, alone, local_folder, rows, sqlite_path
 
 COLUMNS = (
     ("experiments", "artifact_location"),

@@ -9,10 +9,10 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from tasks.child_environment import child_environment
 from tasks.errors import WorkRefused
 from tasks.registry.versions import base_address, base_folder, checked_folder
-from tasks.scratch import scratch_folder
+from tasks.steps.child_environment import child_environment
+from tasks.steps.scratch import scratch_folder
 
 ASKING = {
     "MLFLOW_DISABLE_TELEMETRY": "true",

@@ -8,17 +8,18 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from tasks.digests import DESCRIBING, WEIGHTS, model_digest
-from tasks.durable import sync_tree, write_text
 from tasks.errors import ServiceUnavailable, StateUnusable, UnknownVersion, WorkRefused
-from tasks.hub import snapshot
-from tasks.locks import DAY, locked
+from tasks.files.digests import DESCRIBING, WEIGHTS, model_digest
+from tasks.files.durable import sync_tree, write_text
+from tasks.files.hub import snapshot
+from tasks.files.locks import DAY, locked
 from tasks.registry import contents, lookup
+from tasks.registry.client import connect
 from tasks.registry.packaging import DIGEST_TAG, Kind, Package, local_folder, log_model
-from tasks.registry.tracking import MlflowRun, connect, service
-from tasks.scratch import scratch_folder
-from tasks.settings import state
-from tasks.store import writable
+from tasks.registry.runs import MlflowRun, service
+from tasks.steps.scratch import scratch_folder
+from tasks.steps.state import state
+from tasks.steps.store import writable
 
 log = logging.getLogger("tuneline")
 

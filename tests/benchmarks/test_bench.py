@@ -7,13 +7,13 @@ from typing import Any
 import pytest
 from transformers import AutoConfig, AutoTokenizer
 
-from benchmarks.__main__ import DATA, main, options, plan
-from benchmarks.arithmetic import adapter_weights, linear_weights, training_flop
-from benchmarks.contenders import contend, training_job, write_examples
-from benchmarks.jobs import LORA, PADDED, Job
-from benchmarks.material import ALPACA, BANKING, FILES, prompt_and_completion, read_rows
-from benchmarks.results import ANSWERS, Findings, table, write
-from benchmarks.rounds import Measurement, measure
+from benchmarks.speed.__main__ import DATA, main, options, plan
+from benchmarks.speed.contenders import contend, training_job, write_examples
+from benchmarks.speed.flops import adapter_weights, linear_weights, training_flop
+from benchmarks.speed.jobs import LORA, PADDED, Job
+from benchmarks.speed.results import ANSWERS, Findings, table, write
+from benchmarks.speed.rounds import Measurement, measure
+from benchmarks.speed.rows import ALPACA, BANKING, FILES, prompt_and_completion, read_rows
 
 HERE = {"cpu": "a processor", "cores": 2, "memory_gb": 24, "python": "3.11", "waiting": "passive"}
 
@@ -100,7 +100,7 @@ def test_our_prompt_is_the_guides_and_only_answers_carry_labels(
 
 def test_weights_are_counted_as_the_model_has_them(tiny_base: Path, tmp_path: Path) -> None:
     from tasks.modeling.methods import load_for_training
-    from tasks.recipe import ComputeRecipe
+    from tasks.recipe.stages import ComputeRecipe
 
     config = AutoConfig.from_pretrained(tiny_base).to_dict()
     recipe = training_job(job(tiny_base, []), tmp_path).recipe
@@ -115,10 +115,10 @@ def test_the_products_are_those_that_torch_counts_forward_and_backward(
 ) -> None:
     from torch.utils.flop_counter import FlopCounterMode
 
-    from tasks.modeling.batches import collate
     from tasks.modeling.losses import pack_loss
     from tasks.modeling.methods import load_for_training
-    from tasks.recipe import ComputeRecipe
+    from tasks.modeling.packs import collate
+    from tasks.recipe.stages import ComputeRecipe
 
     told = job(tiny_base, colour_rows[:6])
     examples = write_examples(told, tmp_path)

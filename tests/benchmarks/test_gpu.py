@@ -65,8 +65,8 @@ def test_a_method_that_does_not_fit_has_a_row_that_says_so() -> None:
 
 def test_the_shapes_have_the_parameters_of_their_names() -> None:
     from tasks.modeling.memory import PackSize, predict
-    from tasks.recipe import ComputeRecipe
-    from tasks.recipe_methods import FullMethod
+    from tasks.recipe.methods import FullMethod
+    from tasks.recipe.stages import ComputeRecipe
 
     sizes = {
         name: predict(

@@ -3,8 +3,8 @@
 import json
 
 from benchmarks.gpu.page import Results
-from benchmarks.methods import METHODS, RESULTS, ROOT, recipe_of
-from benchmarks.methods_page import page, plot
+from benchmarks.methods.__main__ import METHODS, RESULTS, ROOT, recipe_of
+from benchmarks.methods.page import page, plot
 
 ESTIMATE = {"mean": 0.5, "low": 0.4, "high": 0.6, "rows": 64}
 PARITY = {

@@ -7,8 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from flows import command
-from flows.command import run
+from flows.cli import main
+from flows.cli.main import run
 
 COMMANDS = [
     "retrain",
@@ -54,7 +54,7 @@ def registry(own_state: Path) -> Path:
 
 
 def test_every_command_is_tested_here() -> None:
-    assert sorted(info.name or info.callback.__name__ for info in command.app.registered_commands) == sorted(COMMANDS)
+    assert sorted(info.name or info.callback.__name__ for info in main.app.registered_commands) == sorted(COMMANDS)
 
 
 @pytest.mark.parametrize("name", COMMANDS)
@@ -67,10 +67,10 @@ def test_help_says_what_a_command_does_shows_an_example_and_what_is_next(name: s
 
 def test_a_look_up_answers_without_the_libraries_that_take_seconds(registry: Path) -> None:
     code = (
-        "import sys; from flows.command import run; code = run(['lookup', 'desk', '--json']); "
+        "import sys; from flows.cli.main import run; code = run(['lookup', 'desk', '--json']); "
         "sys.exit(code or len({'mlflow.version', 'prefect', 'torch', 'pandas', 'sqlalchemy'} & set(sys.modules)))"
     )
-    root = Path(command.__file__).parents[1]
+    root = Path(main.__file__).parents[1]
     environment = {**os.environ, "PYTHONPATH": str(root)}
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, env=environment, check=False)
     assert done.returncode == 0, done.stderr
@@ -131,7 +131,7 @@ def test_ctrl_c_ends_with_130(monkeypatch) -> None:
     def interrupted(*_: object) -> None:
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(command, "_found", interrupted)
+    monkeypatch.setattr(main, "_found", interrupted)
     assert run(["lookup", "desk"]) == 130
 
 

@@ -8,7 +8,7 @@ import pytest
 import yaml
 
 from flows.deployments import prefect_file
-from tasks.recipe import Recipe
+from tasks.recipe.stages import Recipe
 
 FOLDER = Path(__file__).resolve().parents[2] / "deployments"
 

@@ -5,9 +5,9 @@ from typing import get_args
 
 import pytest
 
-from flows import doctor
-from tasks.recipe_methods import Method
-from tasks.settings import State
+from flows.cli import doctor
+from tasks.recipe.methods import Method
+from tasks.steps.state import State
 
 
 def test_every_method_is_named_where_bitsandbytes_works() -> None:

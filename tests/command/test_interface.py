@@ -13,18 +13,19 @@ import psutil
 import pytest
 from rich.console import Console
 
-from flows import interface
-from flows.children import Children, Signalled, keep, release
-from flows.interface import environment, free_port
+from flows.cli import ui
+from flows.cli.children import Children, Signalled, keep, release
+from flows.cli.ui import environment, free_port
+from flows.environment import EPHEMERAL, answers, prefect_address
 from tasks.errors import PermanentError, ServiceUnavailable
-from tasks.settings import EPHEMERAL, State, answers, prefect_address
+from tasks.steps.state import State
 from tests.command.web_page import ask, refuses_web_pages
 
 SLEEP = "import time; time.sleep(60)"
 FAMILY = f"import subprocess, sys; subprocess.Popen([sys.executable, '-c', '{SLEEP}']); {SLEEP}"
 
 
-@pytest.mark.parametrize("command", [interface.PREFECT, interface.mlflow_command(State(Path("state")), 1)[:4]])
+@pytest.mark.parametrize("command", [ui.PREFECT, ui.mlflow_command(State(Path("state")), 1)[:4]])
 def test_servers_import_no_file_of_the_working_folder(command: list[str], tmp_path: Path) -> None:
     marker = tmp_path / "ran"
     for name in ("random", "sqlalchemy", "uvicorn"):
@@ -64,7 +65,7 @@ def test_servers_ask_for_the_password_and_worker_and_flow_runs_have_it(tmp_path:
 @pytest.mark.parametrize("terminal", [True, False])
 def test_the_password_is_shown_in_one_piece_on_a_terminal_and_never_in_a_file(terminal: bool, tmp_path: Path) -> None:
     console = Console(width=50, file=io.StringIO(), force_terminal=terminal)
-    interface.say_password("tuneline:" + "x" * 60, State(tmp_path), console)
+    ui.say_password("tuneline:" + "x" * 60, State(tmp_path), console)
     shown = console.file.getvalue()
     assert ("tuneline:" + "x" * 60 in shown) == terminal
     assert (str(State(tmp_path).auth_file) in shown) != terminal
@@ -93,10 +94,10 @@ def test_children_and_what_they_started_end_together(tmp_path: Path) -> None:
 @pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGTERM])
 def test_what_is_kept_ends_with_its_process_whatever_ends_that(number: signal.Signals, tmp_path: Path) -> None:
     code = (
-        "import os, sys, time; from pathlib import Path; from flows.children import keep;"
+        "import os, sys, time; from pathlib import Path; from flows.cli.children import keep;"
         f"keep([sys.executable, '-c', {FAMILY!r}], Path.cwd(), os.environ, sys.stderr.buffer); time.sleep(60)"
     )
-    with subprocess.Popen([sys.executable, "-c", code], cwd=interface.ROOT) as keeping:
+    with subprocess.Popen([sys.executable, "-c", code], cwd=ui.ROOT) as keeping:
         until = time.monotonic() + 20
         while len(family := psutil.Process(keeping.pid).children(recursive=True)) < 3 and time.monotonic() < until:
             time.sleep(0.05)
@@ -140,11 +141,11 @@ def test_a_command_that_fails_is_reported_with_its_last_words(tmp_path: Path) ->
 @pytest.mark.slow
 def test_both_pages_come_up_again_and_again_over_one_state_let_no_page_in_and_nothing_stays(tmp_path: Path) -> None:
     told = {name: value for name, value in os.environ.items() if not name.startswith(("PREFECT_", "MLFLOW_"))}
-    told |= {"TUNELINE_HOME": str(tmp_path), "PYTHONPATH": str(interface.ROOT)}
-    command = [sys.executable, "-c", "from flows.command import main; main()", "ui"]
+    told |= {"TUNELINE_HOME": str(tmp_path), "PYTHONPATH": str(ui.ROOT)}
+    command = [sys.executable, "-c", "from flows.cli.main import main; main()", "ui"]
     here = State(tmp_path)
     for number, code in {signal.SIGTERM: 0, signal.SIGINT: 0, signal.SIGKILL: -signal.SIGKILL}.items():
-        serving = subprocess.Popen(command, env=told, cwd=interface.ROOT, stdout=subprocess.PIPE, text=True)
+        serving = subprocess.Popen(command, env=told, cwd=ui.ROOT, stdout=subprocess.PIPE, text=True)
         try:
             until = time.monotonic() + 240
             while not here.ui_file.exists() and serving.poll() is None and time.monotonic() < until:
@@ -180,8 +181,8 @@ def mlflow_refuses_web_pages(port: int) -> None:
 
 def a_second_shell_uses_the_server(here: State, told: dict[str, str]) -> None:
     """A command finds server and password by itself: its flow run stands on the page."""
-    command = [sys.executable, "-c", "from flows.command import main; main()", "rollback", "nobody", "--reason", "x"]
-    done = subprocess.run(command, env=told, cwd=interface.ROOT, capture_output=True, text=True, timeout=200)
+    command = [sys.executable, "-c", "from flows.cli.main import main; main()", "rollback", "nobody", "--reason", "x"]
+    done = subprocess.run(command, env=told, cwd=ui.ROOT, capture_output=True, text=True, timeout=200)
     assert "UnknownVersion" in done.stderr, done.stderr
     with sqlite3.connect(here.prefect_home / "prefect.db") as history:
         runs = history.execute("select name, state_type from flow_run where not auto_scheduled").fetchall()

@@ -5,9 +5,9 @@ from pathlib import Path
 
 import pytest
 
-from flows.logs import logged
+from flows.cli.logs import logged
 from tasks.errors import StateUnusable
-from tasks.settings import State
+from tasks.steps.state import State
 
 log = logging.getLogger("tuneline")
 

@@ -3,11 +3,11 @@ from pathlib import Path
 import pytest
 import yaml
 
-from flows.recipe_page import recipe_page
 from tasks.errors import InvalidRecipe
-from tasks.recipe import Precision
-from tasks.recipe_file import build_recipe, load_recipe
-from tasks.recipe_methods import FullMethod, LoraMethod
+from tasks.recipe.file import build_recipe, load_recipe
+from tasks.recipe.methods import FullMethod, LoraMethod
+from tasks.recipe.page import recipe_page
+from tasks.recipe.stages import Precision
 
 KINDS = (
     "lora, qlora, lora_8bit, full, ia3, prompt_tuning, prefix_tuning, p_tuning, adaption_prompt, peft, combine, auto"

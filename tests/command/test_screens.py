@@ -7,8 +7,8 @@ import pytest
 from rich.cells import cell_len
 from rich.console import Console, RenderableType
 
-from flows import screens
-from flows.export import summary
+from flows.cli import screens
+from flows.cli.export import summary
 from tasks.artifacts import Basis
 from tasks.modeling.exporting import Exported
 from tasks.registry.lookup import Version

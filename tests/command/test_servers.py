@@ -13,21 +13,21 @@ from typing import NamedTuple
 import psutil
 import pytest
 
-from flows.servers import check_prefect, without_credentials
+from flows.cli.servers import check_prefect, without_credentials
 from tasks.errors import ServiceUnavailable
 from tests.command.web_page import refuses_web_pages
 
 ROOT = Path(__file__).resolve().parents[2]
 WAITS = """
 import os, time
-from flows.servers import reach_prefect
-from tasks.settings import AUTH, prepare_environment, state
+from flows.cli.servers import reach_prefect
+from tasks.steps.state import AUTH, prepare_environment, state
 prepare_environment(state())
 reach_prefect(state())
 print(os.environ["PREFECT_API_URL"], os.environ[AUTH], flush=True)
 time.sleep(600)
 """
-MAIN = "from flows.command import main; main()"
+MAIN = "from flows.cli.main import main; main()"
 RECIPE = "name: nobody\ndata: {train: [nothing.jsonl]}\nbase: {model: nowhere}\n"
 LINES = {
     "promote": ["promote", "nobody", "1"],

@@ -8,18 +8,9 @@ from pathlib import Path
 
 import pytest
 
+from flows.environment import AUTH, EPHEMERAL, SERVER_AUTH, auth_string, prefect_address, prepare_environment
 from tasks.errors import StateUnusable
-from tasks.settings import (
-    AUTH,
-    EPHEMERAL,
-    SERVER_AUTH,
-    State,
-    auth_string,
-    make_private,
-    prefect_address,
-    prepare_environment,
-    state,
-)
+from tasks.steps.state import State, make_private, state
 
 
 @pytest.fixture
@@ -154,7 +145,8 @@ def test_a_profile_that_lies_in_the_state_folder_is_not_read_and_that_is_said(tm
     profiles.parent.mkdir()
     profiles.write_text('active = "x"\n[profiles.x]\nPREFECT_API_URL = "http://127.0.0.1:9911/api"\n', "utf-8")
     code = (
-        "from tasks.settings import prepare_environment, state; prepare_environment(state());"
+        "from flows.environment import prepare_environment; from tasks.steps.state import state; "
+        "prepare_environment(state());"
         "from prefect.settings import PREFECT_API_URL; print(PREFECT_API_URL.value())"
     )
     told = {name: value for name, value in os.environ.items() if not name.startswith("PREFECT_")}
@@ -200,5 +192,5 @@ def test_no_kernel_is_fetched_from_a_hub(bare: State, monkeypatch: pytest.Monkey
 
 def test_settings_import_nothing_heavy() -> None:
     heavy = {"pydantic", "prefect", "mlflow", "rich", "yaml"}
-    code = f"import sys, tasks.settings; sys.exit(bool({heavy} & set(sys.modules)))"
+    code = f"import sys, tasks.steps.state; sys.exit(bool({heavy} & set(sys.modules)))"
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0

@@ -10,7 +10,7 @@ import pytest
 ROOT = Path(__file__).resolve().parents[2]
 BEGINNING = """
 import os, signal, sys, time, weakref
-from flows.signals import exit_code, exit_when_asked, leave
+from flows.cli.signals import exit_code, exit_when_asked, leave
 number = signal.Signals[sys.argv[1]]
 exit_when_asked()
 
@@ -64,7 +64,7 @@ def test_a_signal_is_not_lost_in(case: str, number: str, code: int) -> None:
 
 
 def test_an_exception_that_somebody_keeps_is_raised_again_later() -> None:
-    code = f"import flows.signals; flows.signals.LATEST_SECONDS = 0.5\n{BEGINNING}"
+    code = f"import flows.signals; flows.cli.signals.LATEST_SECONDS = 0.5\n{BEGINNING}"
     keeps = "    kept = []\n    try: send()\n    except BaseException as end: kept.append(end)"
     done = subprocess.run(
         [sys.executable, "-c", f"{code}{keeps}{ENDING}", "SIGTERM"], cwd=ROOT, capture_output=True, timeout=60
@@ -84,7 +84,7 @@ def test_the_ending_itself_is_left_alone() -> None:
 
 def test_what_nohup_ignores_stays_ignored() -> None:
     code = (
-        "import signal; from flows.signals import exit_when_asked; signal.signal(signal.SIGHUP, signal.SIG_IGN);"
+        "import signal; from flows.cli.signals import exit_when_asked; signal.signal(signal.SIGHUP, signal.SIG_IGN);"
         "exit_when_asked(); assert signal.getsignal(signal.SIGHUP) is signal.SIG_IGN"
     )
     assert subprocess.run([sys.executable, "-c", code], cwd=ROOT, check=False).returncode == 0

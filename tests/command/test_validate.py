@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from flows.command import run
+from flows.cli.main import run
 from tests.data.small_files import alpaca, write_lines
 
 ATTACK = "\x1b]0;owned\x07\x1b[2J\x9b31m\u202e"

@@ -2,11 +2,11 @@
 
 import pytest
 
-from flows.command import run
+from flows.cli.main import run
 from tasks.errors import InvalidRecipe
-from tasks.recipe import EvaluationRecipe, MergingRecipe, ServingRecipe, TrainingRecipe
-from tasks.recipe_file import load_recipe
-from tasks.registry import policy
+from tasks.promotion import policy
+from tasks.recipe.file import load_recipe
+from tasks.recipe.stages import EvaluationRecipe, MergingRecipe, ServingRecipe, TrainingRecipe
 
 GOOD = "name: desk\ndata:\n  train: [a.jsonl]\n"
 LAYERS = "".join(

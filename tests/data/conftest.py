@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from tasks.data.dataset import load_split, validate_sources
-from tasks.recipe import DataRecipe
+from tasks.recipe.stages import DataRecipe
 from tests.data.small_files import Outcome, Validate
 
 

@@ -8,7 +8,7 @@ from tasks.data import masks
 from tasks.data.records import Message, Record
 from tasks.data.tokenisation import tokenise
 from tasks.prompts import PromptRenderer
-from tasks.recipe import PromptRecipe
+from tasks.recipe.stages import PromptRecipe
 
 EVIL = "\n```\n# PROMOTED\n![x](http://example.com/x.png)\n~~~\n`````\n"
 

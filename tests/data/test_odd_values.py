@@ -11,7 +11,7 @@ import pytest
 
 from tasks.data.dataset import validate_sources
 from tasks.errors import InvalidData
-from tasks.recipe import DataRecipe
+from tasks.recipe.stages import DataRecipe
 from tests.data.small_files import alpaca, write_lines
 
 ROWS = [{"instruction": row["instruction"], "output": row["output"]} for row in alpaca(60)]
@@ -150,7 +150,7 @@ def test_markdown_of_the_report_holds_names_as_text(tmp_path, validate):
 
 def test_the_step_ends_with_a_reason_where_python_has_no_memory(tmp_path, monkeypatch):
     path = write_lines(tmp_path / "a.jsonl", alpaca(60))
-    monkeypatch.setattr("tasks.main_memory.free_main_memory", lambda: 1 << 20)
-    monkeypatch.setattr("tasks.main_memory.LOOK_EVERY", 1)
+    monkeypatch.setattr("tasks.data.main_memory.free_main_memory", lambda: 1 << 20)
+    monkeypatch.setattr("tasks.data.main_memory.LOOK_EVERY", 1)
     with pytest.raises(InvalidData, match=r"the memory does not hold these sources .*: the work was stopped before"):
         validate_sources(DataRecipe(train=[str(path)]), tmp_path, 0, "trial")

@@ -17,7 +17,7 @@ import pytest
 
 from tasks.data.sources import find, source_digest
 from tasks.errors import InvalidData
-from tasks.recipe import DataRecipe
+from tasks.recipe.stages import DataRecipe
 from tests.data.small_files import alpaca, write_lines
 
 SECRET = "hf_AbCdEfGhIjKlMnOpQrStUvWxYz01234567"

@@ -4,7 +4,7 @@ import json
 
 import pytest
 
-from tasks.personal import hidden, redact
+from tasks.output.personal_data import hidden, redact
 from tests.data.small_files import alpaca, write_lines
 
 FOUND = {

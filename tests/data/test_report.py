@@ -4,7 +4,7 @@ import html.parser
 import re
 
 from tasks.data.dataset import UNITS, load_split, validate_sources
-from tasks.recipe import DataRecipe
+from tasks.recipe.stages import DataRecipe
 from tests.data.small_files import alpaca, write_lines
 
 EVIL = "<script>alert('x')</script> & \"quoted\" | pipe"

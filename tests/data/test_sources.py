@@ -14,7 +14,7 @@ from tasks.data import reading
 from tasks.data.dataset import source_digest, validate_sources
 from tasks.data.screening import screen
 from tasks.errors import InvalidData
-from tasks.recipe import DataRecipe
+from tasks.recipe.stages import DataRecipe
 from tests.data.small_files import alpaca, write_lines
 
 ROWS = alpaca(60)

@@ -8,9 +8,9 @@ from urllib.parse import unquote
 import pytest
 from typer.main import get_command
 
-from flows import recipe_reference
-from flows.command import app
-from tasks.recipe import Recipe
+from flows.cli.main import app
+from tasks.recipe import reference
+from tasks.recipe.stages import Recipe
 
 ROOT = Path(__file__).resolve().parents[2]
 READMES = ("README.md", "README.zh.md")
@@ -78,14 +78,14 @@ def test_the_files_that_the_pages_name_as_tests_are_there() -> None:
 
 
 def test_the_table_of_keys_is_what_the_recipe_is() -> None:
-    page = recipe_reference.TARGET.read_text("utf-8")
-    assert page == recipe_reference.with_tables(page), "run `python -m flows.recipe_reference`"
+    page = reference.TARGET.read_text("utf-8")
+    assert page == reference.with_tables(page), "run `python -m tasks.recipe.reference`"
     assert all(f"| `{key}` |" in page for key in Recipe.model_fields)
 
 
 def test_the_recipe_page_shows_a_fault_as_it_is_shown() -> None:
     from tasks.errors import InvalidRecipe
-    from tasks.recipe_file import build_recipe
+    from tasks.recipe.file import build_recipe
 
     wrong = {"name": "my-model", "data": {"train": ["a"]}, "training": {"learning_rate": 3, "epochs": "one"}}
     with pytest.raises(InvalidRecipe) as refused:

@@ -8,7 +8,7 @@ from tasks.errors import InvalidData
 from tasks.evaluation.comparison import report_suite
 from tasks.evaluation.resampling import Resampler, edge_bound
 from tasks.evaluation.scoring import SuiteScores, score
-from tasks.recipe import EvaluationRecipe
+from tasks.recipe.stages import EvaluationRecipe
 
 RECIPE = EvaluationRecipe(metrics=["exact_match", "token_f1"], resamples=2000)
 

@@ -7,7 +7,7 @@ from tasks.evaluation.comparison import report_suite
 from tasks.evaluation.consistency import contradictions
 from tasks.evaluation.report import report_digest
 from tasks.evaluation.scoring import score
-from tasks.recipe import EvaluationRecipe
+from tasks.recipe.stages import EvaluationRecipe
 
 RECIPE = EvaluationRecipe(metrics=["exact_match", "chrf"], resamples=200)
 

@@ -10,8 +10,8 @@ import sacrebleu
 from rouge_score.rouge_scorer import RougeScorer
 
 from tasks.evaluation.metrics import METRICS, load
-from tasks.evaluation.words import cjk_share, pieces, words
-from tasks.recipe import MetricName
+from tasks.evaluation.segmentation import cjk_share, pieces, words
+from tasks.recipe.stages import MetricName
 
 
 def rows(name: str, pairs: list[tuple[str, str]]) -> list[float]:

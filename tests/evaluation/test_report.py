@@ -7,11 +7,11 @@ import pytest
 
 from tasks.artifacts import EvaluationReport
 from tasks.evaluation.comparison import report_suite
-from tasks.evaluation.difference import LONGEST, marked
+from tasks.evaluation.diff import LONGEST, marked
 from tasks.evaluation.report import examples, write_report
 from tasks.evaluation.scoring import score
 from tasks.evaluation.suites import Answer
-from tasks.recipe import EvaluationRecipe
+from tasks.recipe.stages import EvaluationRecipe
 
 RECIPE = EvaluationRecipe(metrics=["exact_match", "bleu"], resamples=200)
 NASTY = "<script src=https://example.org/x.js></script> | `x` "

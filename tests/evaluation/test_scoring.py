@@ -5,7 +5,7 @@ import pytest
 from tasks.errors import InvalidData, PermanentError
 from tasks.evaluation.scoring import score
 from tasks.evaluation.suites import Answer, Suite, SuiteRow
-from tasks.recipe import MetricName
+from tasks.recipe.stages import MetricName
 
 METRICS = [MetricName.exact_match, MetricName.token_f1]
 

@@ -11,7 +11,7 @@ from tasks.evaluation.comparison import report_suite
 from tasks.evaluation.report import examples, write_report
 from tasks.evaluation.scoring import score
 from tasks.evaluation.suites import Answer
-from tasks.recipe import EvaluationRecipe
+from tasks.recipe.stages import EvaluationRecipe
 
 RECIPE = EvaluationRecipe(metrics=["exact_match", "chrf"], resamples=200)
 ADDRESS = "ann{}@example.org"

@@ -15,10 +15,10 @@ import yaml
 
 from benchmarks.scenarios import RESULTS, SCENARIOS, TARGET, Estimate, Measured, Row, Slice, folder_of, page
 from examples.writing import lines
+from flows.environment import SERVERS
 from tasks.data.dataset import validate_sources
-from tasks.recipe import PromptTemplate, Recipe
-from tasks.recipe_file import load_recipe
-from tasks.settings import SERVERS
+from tasks.recipe.file import load_recipe
+from tasks.recipe.stages import PromptTemplate, Recipe
 
 ROOT = Path(__file__).resolve().parents[2]
 RECIPES = sorted(path.stem for path in (ROOT / "recipes").glob("*.yaml"))

@@ -12,9 +12,10 @@ from typing import IO, TYPE_CHECKING, Any
 
 import pytest
 
-from tasks.recipe import Recipe
-from tasks.registry.tracking import connect
-from tasks.settings import SERVERS, State
+from flows.environment import SERVERS
+from tasks.recipe.stages import Recipe
+from tasks.registry.client import connect
+from tasks.steps.state import State
 
 if TYPE_CHECKING:
     from flows.retrain import Retrained
@@ -119,7 +120,7 @@ class Shop:
         """The real command in a process of its own, beside this session's Prefect server."""
         own = {"TUNELINE_HOME": str(self.state.root), "PREFECT_API_URL": self.prefect, "PYTHONPATH": str(ROOT)}
         environment = {**os.environ, **own, **variables}
-        command = [sys.executable, "-c", "from flows.command import main; main()", *words]
+        command = [sys.executable, "-c", "from flows.cli.main import main; main()", *words]
         return subprocess.Popen(
             command,
             cwd=self.home,

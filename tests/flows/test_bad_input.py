@@ -10,9 +10,9 @@ from typing import Any
 import pytest
 from transformers import AutoTokenizer
 
-from flows.command import run
+from flows.cli.main import run
 from flows.preflight import preflight
-from tasks.recipe import BaseModelRecipe
+from tasks.recipe.stages import BaseModelRecipe
 from tests.modeling.architectures import base_of
 
 Change = Callable[[Any, dict[str, Any]], None]

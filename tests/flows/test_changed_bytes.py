@@ -8,22 +8,24 @@ from typing import Any
 
 import pytest
 
-from flows.command import run
+from flows.cli.main import run
 from flows.preflight import preflight
-from tasks import adapters, champion, settling
-from tasks.bases import base_of
-from tasks.digests import model_digest
+from tasks import models
 from tasks.errors import InvalidBaseModel, InvalidData, PermanentError, StateUnusable, WorkRefused
 from tasks.evaluate import evaluate
+from tasks.files.digests import model_digest
 from tasks.merge import merge
-from tasks.modeling import combining, launch
+from tasks.modeling import combining
+from tasks.models import base_of
 from tasks.preprocess import preprocess
-from tasks.recipe import BaseModelRecipe
-from tasks.recipe_methods import CombineMethod
+from tasks.promotion import decision
+from tasks.recipe.methods import CombineMethod
+from tasks.recipe.stages import BaseModelRecipe
 from tasks.register import register
 from tasks.registry import lookup, versions
-from tasks.registry.tracking import connect
+from tasks.registry.client import connect
 from tasks.train import train
+from tasks.training import launch
 from tasks.validate import validate
 
 QUICK = {"max_steps": 2}
@@ -250,10 +252,10 @@ def test_a_registered_version_with_other_bytes_is_not_used_anywhere(tampered, sh
     place = preflight(recipe)
     adapter = CombineMethod(adapters=["models:/colours-adapter/1", "models:/colours-adapter/1"])
     uses = {
-        "evaluated": lambda: champion.version_of("colours", 1, place),
-        "compared with": lambda: champion.champion_of("colours", "another candidate", place),
+        "evaluated": lambda: models.version_of("colours", 1, place),
+        "compared with": lambda: models.champion_of("colours", "another candidate", place),
         "a base": lambda: base_of(BaseModelRecipe(model="models:/colours@production"), place),
-        "combined": lambda: adapters.folders_of(adapter, place),
+        "combined": lambda: models.adapter_folders(adapter, place),
     }
     for use in uses.values():
         with pytest.raises(WorkRefused, match=r"colours(-adapter)?/1 .*other bytes than were registered"):
@@ -276,7 +278,7 @@ def test_commands_that_use_a_version_with_other_bytes_say_so(tampered, shop, tmp
 
 def test_a_version_with_other_bytes_is_asked_nothing_before_an_alias_moves(tampered, released, shop):
     with pytest.raises(WorkRefused, match="other bytes"):
-        settling.asked(released.versions, [{"instruction": "Who are you?"}], shop.state)
+        decision.asked(released.versions, [{"instruction": "Who are you?"}], shop.state)
 
 
 @pytest.mark.slow
@@ -292,5 +294,5 @@ def test_a_base_version_that_was_deleted_is_made_again_with_the_adapter_that_nam
     assert not done.versions.reused and done.merged.reused
     assert done.versions.base_address == f"models:/{name}/{int(number) + 1}"
     assert (done.versions.version, done.versions.adapter_version) == (1, 2)
-    assert settling.asked(done.versions, [{"instruction": "What colour is grass?"}], fresh.state).passed
+    assert decision.asked(done.versions, [{"instruction": "What colour is grass?"}], fresh.state).passed
     assert retrain(recipe).versions.reused

@@ -6,7 +6,7 @@ from flows.evaluate import evaluate_version
 from flows.promote import promote_version
 from flows.rollback import roll_back
 from tasks.errors import InvalidRecipe, UnknownVersion, WorkRefused
-from tasks.recipe import PromotionTarget
+from tasks.recipe.stages import PromotionTarget
 from tasks.registry import ledger, lookup
 
 KNOWN = {"the sky": "blue", "grass": "green", "the sea": "blue"}

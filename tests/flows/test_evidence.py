@@ -6,12 +6,12 @@ import pytest
 
 from flows.promote import promote_version
 from tasks.errors import InvalidRecipe, WorkRefused
-from tasks.evidence import evidence_for
-from tasks.recipe import PromotionTarget
-from tasks.registry import ledger, lookup, tracking, versions
-from tasks.registry.claims import in_ledger
-from tasks.settings import State
-from tasks.store import digest, model_digest
+from tasks.promotion.claims import in_ledger
+from tasks.promotion.evidence import evidence_for
+from tasks.recipe.stages import PromotionTarget
+from tasks.registry import client, ledger, lookup, runs, versions
+from tasks.steps.state import State
+from tasks.steps.store import digest, model_digest
 
 
 def elsewhere(monkeypatch, shop, folder) -> State:
@@ -51,12 +51,12 @@ class Invented:
     def version(self, kind="full", tags=None, release=None, **changes):
         """A version of `invented` whose report and release say what `changes` and `release` say."""
         mark = digest([kind, tags, release, changes])
-        client = tracking.connect(self.shop.uri)
-        run = tracking.open_run(self.shop.uri, "tuneline", mark, "invented", {})
+        store = client.connect(self.shop.uri)
+        run = runs.open_run(self.shop.uri, "tuneline", mark, "invented", {})
         report = {**self.report, "candidate_digest": self.digests["weights"], **changes}
         merge = {"digest": "", "kind": kind, "model_digest": self.digests["model"]}
-        client.log_dict(run.run_id, report, "evaluation/report.json")
-        client.log_dict(run.run_id, {"merge": merge, "parity": None, **(release or {})}, "release/release.json")
+        store.log_dict(run.run_id, report, "evaluation/report.json")
+        store.log_dict(run.run_id, {"merge": merge, "parity": None, **(release or {})}, "release/release.json")
         digests = {**self.digests, **(tags or {})}
         return versions.register_model(run, "invented", kind, self.model, mark, digests)
 
@@ -104,7 +104,7 @@ def test_a_report_that_does_not_fit_the_bytes_is_no_evidence(invented, case):
 )
 def test_tags_that_the_bytes_do_not_have_are_refused(invented, tag, said):
     number = invented.version()
-    tracking.connect(invented.shop.uri).set_model_version_tag("invented", str(number), tag, "f" * 64)
+    client.connect(invented.shop.uri).set_model_version_tag("invented", str(number), tag, "f" * 64)
     with pytest.raises(WorkRefused, match=said):
         evidence_for("invented", number, invented.state)
 

@@ -9,7 +9,7 @@ import pytest
 from flows.preflight import preflight
 from tasks.preprocess import preprocess
 from tasks.registry import lookup
-from tasks.registry.tracking import connect
+from tasks.registry.client import connect
 from tasks.train import train
 from tasks.validate import validate
 

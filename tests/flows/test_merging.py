@@ -7,11 +7,11 @@ import pytest
 import torch
 from safetensors import safe_open
 
-from flows.command import run
+from flows.cli.main import run
 from flows.preflight import preflight
 from tasks.merge import merge
-from tasks.merge_table import markdown
-from tasks.registry.tracking import connect
+from tasks.registry.client import connect
+from tasks.registry.merge_table import markdown
 
 
 def test_the_measured_merge_is_in_the_run_the_release_and_the_card(released, shop):

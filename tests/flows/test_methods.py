@@ -4,7 +4,7 @@ import pytest
 
 from tasks.errors import InvalidRecipe, UnknownVersion
 from tasks.registry import lookup, smoke_test
-from tasks.registry.tracking import connect
+from tasks.registry.client import connect
 
 METHODS = {
     "prompt_tuning": ({"type": "prompt_tuning", "virtual_tokens": 16}, 1e-1, "adapter"),

@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 
-from flows.command import run
+from flows.cli.main import run
 from tasks.errors import InvalidBaseModel
 from tasks.registry import versions
 
@@ -117,7 +117,7 @@ def test_a_whole_run_imports_no_file_of_the_working_folder(fresh):
     recipe = fresh.file(fresh.recipe("littered", training={"max_steps": 60}))
     done = subprocess.run(
         # As the console script starts, whose own folder is first on the search path.
-        [sys.executable, "-P", "-c", "from flows.command import main; main()", "retrain", str(recipe)],
+        [sys.executable, "-P", "-c", "from flows.cli.main import main; main()", "retrain", str(recipe)],
         cwd=littered,
         env={**kept, "TUNELINE_HOME": str(fresh.state.root), "PYTHONPATH": str(ROOT)},
         stdin=subprocess.DEVNULL,

@@ -20,8 +20,8 @@ def add_addresses(path, start):
 
 @pytest.mark.parametrize("treatment", ["report", "quarantine"])
 def test_pages_files_in_mlflow_and_the_ledger_have_placeholders(fresh, retrain, capsys, treatment):
-    from flows import screens
-    from tasks.terminal import console
+    from flows.cli import screens
+    from tasks.output.terminal import console
 
     for number, name in enumerate(("train", "validation", "test")):
         add_addresses(fresh.home / f"{name}.jsonl", 100 * number)

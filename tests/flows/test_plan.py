@@ -8,17 +8,17 @@ from typing import Any
 
 import pytest
 
-from flows.command import run
-from tasks import planning
+from flows.cli.main import run
 from tasks.artifacts import TokenizedDataset, TrainedWeights
-from tasks.choosing import with_method
 from tasks.errors import InvalidRecipe
 from tasks.modeling.memory import Memory, PackSize, Prediction
-from tasks.planning import GIB, Option, Plan
-from tasks.recipe import ComputeRecipe, Recipe, Strategy
-from tasks.recipe_methods import EightBitLoraMethod, FullMethod, LoraMethod, QLoraMethod
-from tasks.settings import State
-from tasks.workload import LARGEST_FILE, Workload, workload
+from tasks.planning import plan
+from tasks.planning.auto import with_method
+from tasks.planning.plan import GIB, Option, Plan
+from tasks.planning.workload import LARGEST_FILE, Workload, workload
+from tasks.recipe.methods import EightBitLoraMethod, FullMethod, LoraMethod, QLoraMethod
+from tasks.recipe.stages import ComputeRecipe, Recipe, Strategy
+from tasks.steps.state import State
 
 
 @pytest.fixture(autouse=True)
@@ -57,13 +57,13 @@ def planned(*options: Option) -> Plan:
 
 def test_the_first_that_fits_with_a_margin_is_chosen() -> None:
     full, lora, eight = option(FullMethod, 50), option(LoraMethod, 9.5), option(EightBitLoraMethod, 8.9)
-    assert planning.choose(planned(full, lora, eight, option(QLoraMethod, 4))) == EightBitLoraMethod()
+    assert plan.choose(planned(full, lora, eight, option(QLoraMethod, 4))) == EightBitLoraMethod()
 
 
 def test_where_nothing_fits_the_error_names_each_and_says_what_to_do() -> None:
     broken = Option(QLoraMethod(), fault="needs the package bitsandbytes")
     with pytest.raises(InvalidRecipe) as refused:
-        planning.choose(planned(option(FullMethod, 50), option(LoraMethod, 9.5), broken))
+        plan.choose(planned(option(FullMethod, 50), option(LoraMethod, 9.5), broken))
     text = str(refused.value)
     assert all(part in text for part in ("10.00 GiB", "full: 50.00 GiB", "lora: 9.50 GiB", "qlora: needs the package"))
     assert all(part in text for part in ("training.batch_tokens", "compute.gradient_checkpointing", "smaller base"))
@@ -75,7 +75,7 @@ def test_auto_becomes_the_best_method_that_fits_without_any_weights(
 ) -> None:
     caplog.set_level("INFO", logger="tuneline")
     told = recipe(wide, colours, method={"type": "auto", "memory_gib": gib}, learning_rate=1e-3)
-    found = planning.resolved(told)
+    found = plan.resolved(told)
     assert found.training.method.type == chosen
     assert found == told.model_copy(
         update={"training": told.training.model_copy(update={"method": type(found.training.method)()})}
@@ -94,12 +94,12 @@ def test_the_choice_is_made_anew_for_a_base_of_another_shape(wide: Path, colours
 
 def test_a_recipe_that_says_its_method_stays_as_it_is(tiny_base: Path, colours: Path) -> None:
     told = recipe(tiny_base, colours, method={"type": "lora", "rank": 4})
-    assert planning.resolved(told) is told
+    assert plan.resolved(told) is told
 
 
 def test_auto_on_a_machine_where_nothing_fits_is_refused(tiny_base: Path, colours: Path) -> None:
     with pytest.raises(InvalidRecipe, match="nothing fits into 0"):
-        planning.resolved(recipe(tiny_base, colours, method={"type": "auto", "memory_gib": 0.1}))
+        plan.resolved(recipe(tiny_base, colours, method={"type": "auto", "memory_gib": 0.1}))
 
 
 def test_lengths_come_from_the_records(tiny_base: Path, colours: Path) -> None:
@@ -131,7 +131,7 @@ def test_a_packed_file_counts_for_what_it_unpacks_to(tiny_base: Path, colours: P
 def test_methods_that_contradict_the_recipe_are_shown_with_the_reason(tiny_base: Path, colours: Path) -> None:
     told = recipe(tiny_base, colours, method={"type": "lora"})
     told = told.model_copy(update={"compute": ComputeRecipe(processes=2, strategy=Strategy.zero3)})
-    faults = {found.method.type: found.fault for found in planning.plan(told).options}
+    faults = {found.method.type: found.fault for found in plan.plan(told).options}
     assert "contradicts" in faults["qlora"]
     assert not faults["lora"]
 
@@ -150,7 +150,7 @@ def test_the_command_shows_every_method_and_marks_the_choice(
 
 
 def test_time_comes_from_a_probe_of_one_layer(tiny_base: Path, colours: Path) -> None:
-    found = planning.plan(recipe(tiny_base, colours, epochs=2), timed=True, stop=True)
+    found = plan.plan(recipe(tiny_base, colours, epochs=2), timed=True, stop=True)
     (full,) = found.options
     assert 0 < full.seconds < 600
 
@@ -183,11 +183,11 @@ def test_prediction_and_outcome_become_points(tiny_base: Path, colours: Path, tm
         peak_memory=600 << 20,
     )
     told = recipe(tiny_base, colours, method={"type": "lora"})
-    points = {point.key: point for point in planning.memory_points(told, tiny_base, tokenized, weights)}
+    points = {point.key: point for point in plan.memory_points(told, tiny_base, tokenized, weights)}
     assert set(points) == {"plan/predicted_memory", "plan/measured_memory", "plan/error"}
     predicted, measured = points["plan/predicted_memory"].value, points["plan/measured_memory"].value
     assert points["plan/error"].value == pytest.approx(predicted / measured - 1)
     assert {point.step for point in points.values()} == {7}
-    assert list(points.values()) == planning.memory_points(told, tiny_base, tokenized, weights)
+    assert list(points.values()) == plan.memory_points(told, tiny_base, tokenized, weights)
     combined = {"type": "combine", "adapters": ["a", "b"]}
-    assert planning.memory_points(recipe(tiny_base, colours, method=combined), tiny_base, tokenized, weights) == []
+    assert plan.memory_points(recipe(tiny_base, colours, method=combined), tiny_base, tokenized, weights) == []

@@ -6,7 +6,7 @@ import pytest
 
 from flows.preflight import preflight
 from tasks.errors import StateUnusable
-from tasks.recipe import Recipe
+from tasks.recipe.stages import Recipe
 from tasks.registry import packaging
 
 

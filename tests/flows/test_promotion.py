@@ -7,10 +7,11 @@ import pytest
 from flows.evaluate import evaluate_version
 from flows.promote import promote_version
 from flows.rollback import roll_back
-from tasks import rollback, settling
+from tasks import rollback
 from tasks.artifacts import PromotionDecision
 from tasks.errors import WorkRefused
-from tasks.registry import aliases, ledger, lookup, moves, tracking
+from tasks.promotion import decision
+from tasks.registry import aliases, client, ledger, lookup, moves
 
 STEPS = ("dataset", "tokenized", "weights", "report", "merged", "versions", "decision")
 
@@ -25,10 +26,10 @@ def production(shop, name: str = "served") -> int:
 
 def by_hand(shop, version: int, previous: int = 0) -> None:
     """Put a version of `served` into production as a person does on MLflow's page."""
-    client = tracking.connect(shop.uri)
-    client.set_registered_model_alias("served", "production", str(version))
+    store = client.connect(shop.uri)
+    store.set_registered_model_alias("served", "production", str(version))
     if previous:
-        client.set_registered_model_alias("served", "previous", str(previous))
+        store.set_registered_model_alias("served", "previous", str(previous))
 
 
 def decisions(shop, name: str) -> list[tuple[int, bool]]:
@@ -135,7 +136,7 @@ def test_a_step_that_is_repeated_decides_the_same_and_writes_it_once(three, shop
 @pytest.mark.slow
 def test_of_two_promotions_at_once_the_second_moves_nothing(three, shop, monkeypatch):
     by_hand(shop, 1)
-    real = settling.asked
+    real = decision.asked
 
     def interrupted(model, questions, state):
         answered = real(model, questions, state)
@@ -143,7 +144,7 @@ def test_of_two_promotions_at_once_the_second_moves_nothing(three, shop, monkeyp
             assert promote_version("served", 3).promote
         return answered
 
-    monkeypatch.setattr(settling, "asked", interrupted)
+    monkeypatch.setattr(decision, "asked", interrupted)
     before = decisions(shop, "served")
     with pytest.raises(WorkRefused, match="production is served/3 now, and it was served/1"):
         promote_version("served", 2)

@@ -10,7 +10,7 @@ from prefect.client.schemas.sorting import FlowRunSort
 
 from flows.preflight import preflight
 from tasks.registry import ledger, lookup
-from tasks.registry.tracking import connect
+from tasks.registry.client import connect
 
 STEPS = ("dataset", "tokenized", "weights", "report", "merged", "versions", "decision")
 

@@ -2,10 +2,10 @@
 
 import pyarrow.parquet as pq
 
-from tasks.asking import read_answers, registered, suite_of
+from tasks.answers import read_answers, registered, suite_of
 from tasks.data.dataset import load_split
 from tasks.data.tokenisation import messages_of
-from tasks.registry.tracking import configure
+from tasks.registry.client import configure
 
 
 def turns(messages):

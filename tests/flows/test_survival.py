@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from tasks.registry import lookup
-from tasks.registry.tracking import connect
+from tasks.registry.client import connect
 
 pytestmark = pytest.mark.slow
 

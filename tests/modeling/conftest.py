@@ -9,10 +9,10 @@ import pyarrow.parquet as pq
 import pytest
 from transformers import AutoTokenizer
 
-from tasks.modeling.job import TrainingJob
 from tasks.prompts import Example, PromptRenderer
-from tasks.recipe import PromptRecipe, TrainingRecipe
-from tasks.recipe_methods import LoraMethod
+from tasks.recipe.methods import LoraMethod
+from tasks.recipe.stages import PromptRecipe, TrainingRecipe
+from tasks.training.job import TrainingJob
 
 
 @pytest.fixture(scope="session")

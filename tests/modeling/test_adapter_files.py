@@ -12,16 +12,16 @@ import torch
 from peft import LoraConfig, get_peft_model
 from safetensors.torch import load_file, save_file
 
-from tasks.adapters import check_adapters
 from tasks.errors import InvalidBaseModel, InvalidRecipe
 from tasks.modeling import combining
 from tasks.modeling.combining import combine
 from tasks.modeling.loading import load_model
 from tasks.modeling.methods import load_base
 from tasks.modeling.saving import keep_start, save
-from tasks.recipe_methods import CombineMethod
-from tasks.settings import State
-from tasks.store import weights_digest
+from tasks.models import check_adapters
+from tasks.recipe.methods import CombineMethod
+from tasks.steps.state import State
+from tasks.steps.store import weights_digest
 
 SAVED: dict[str, dict[str, Any]] = {
     "lora": {},

@@ -8,17 +8,17 @@ import pytest
 import torch
 from transformers import AutoTokenizer
 
-from tasks.digests import model_digest
 from tasks.errors import InvalidBaseModel, WorkRefused
+from tasks.files.digests import model_digest
 from tasks.modeling import generation, loading
 from tasks.modeling.base_model import verified
 from tasks.modeling.generation import generate, reference_nll
-from tasks.modeling.job import TrainingJob
-from tasks.modeling.loading import asked_in, load_model, prove_live, stop_ids, stored_parameters
-from tasks.modeling.training import Training
-from tasks.prompts import Example, PromptRenderer
-from tasks.recipe import BaseModelRecipe, PromptRecipe
-from tasks.recipe_methods import LoraMethod
+from tasks.modeling.loading import asked_in, load_model, prove_live, stored_parameters
+from tasks.prompts import Example, PromptRenderer, stop_ids
+from tasks.recipe.methods import LoraMethod
+from tasks.recipe.stages import BaseModelRecipe, PromptRecipe
+from tasks.training.job import TrainingJob
+from tasks.training.loop import Training
 
 Make = Callable[..., TrainingJob]
 

@@ -10,11 +10,12 @@ from typing import Any
 import psutil
 import pytest
 
-from tasks.modeling import exporting, launch
+from tasks.modeling import exporting
 from tasks.modeling.exporting import export
-from tasks.modeling.job import JOB, TrainingJob
-from tasks.modeling.worker import Exit
-from tasks.recipe import ComputeRecipe
+from tasks.recipe.stages import ComputeRecipe
+from tasks.training import launch
+from tasks.training.job import JOB, TrainingJob
+from tasks.training.worker import Exit
 
 Make = Callable[..., TrainingJob]
 NAMED_LIKE_LIBRARIES = ("torch", "datasets", "random", "evaluate", "accelerate", "json", "usercustomize")
@@ -73,7 +74,7 @@ def test_a_training_imports_no_file_of_the_working_folder(
 def test_nor_does_the_part_of_a_training_on_another_machine(job: Make, littered: Path) -> None:
     made = job(max_steps=2)
     (made.folder / JOB).write_text(made.model_dump_json(), "utf-8")
-    command = [sys.executable, "-P", "-m", "tasks.modeling.processes", str(made.folder / JOB)]
+    command = [sys.executable, "-P", "-m", "tasks.training.processes", str(made.folder / JOB)]
     assert subprocess.run(command, check=False).returncode == Exit.done
     assert not littered.exists()
 

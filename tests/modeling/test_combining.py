@@ -15,8 +15,8 @@ from tasks.modeling.combining import combine
 from tasks.modeling.loading import load_model, origin_of
 from tasks.modeling.methods import load_base
 from tasks.modeling.saving import save
-from tasks.recipe_methods import CombineMethod
-from tasks.store import weights_digest
+from tasks.recipe.methods import CombineMethod
+from tasks.steps.store import weights_digest
 
 Make = Callable[..., Path]
 IDS = torch.arange(5, 25)[None]

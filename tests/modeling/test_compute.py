@@ -17,13 +17,13 @@ import torch
 from safetensors.torch import load_file
 
 from tasks.errors import InvalidRecipe, WorkerDied
-from tasks.modeling import events, launch, processes
-from tasks.modeling.job import JOB, TrainingJob
-from tasks.modeling.outcome import Summary
-from tasks.modeling.processes import DEPLOYMENTS
-from tasks.modeling.training import Interrupted, Training
-from tasks.recipe import ComputeRecipe, Precision, Strategy
-from tasks.recipe_methods import FullMethod, LoraMethod, PromptTuningMethod, QLoraMethod
+from tasks.recipe.methods import FullMethod, LoraMethod, PromptTuningMethod, QLoraMethod
+from tasks.recipe.stages import ComputeRecipe, Precision, Strategy
+from tasks.training import events, launch, processes
+from tasks.training.job import JOB, TrainingJob
+from tasks.training.loop import Interrupted, Training
+from tasks.training.outcome import Summary
+from tasks.training.processes import DEPLOYMENTS
 
 Make = Callable[..., TrainingJob]
 TWO = ComputeRecipe(processes=2)
@@ -242,7 +242,7 @@ def test_two_machines_take_the_steps_of_one(job: Make) -> None:
     def start_other() -> None:
         while not (two.folder / JOB).exists():
             time.sleep(0.1)
-        line = [sys.executable, "-m", "tasks.modeling.processes", str(two.folder / JOB)]
+        line = [sys.executable, "-m", "tasks.training.processes", str(two.folder / JOB)]
         others.append(subprocess.Popen(line, env={**os.environ, **address, "NODE_RANK": "1"}))
 
     second = threading.Thread(target=start_other)

@@ -15,14 +15,14 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from tasks.errors import OutOfMemory, PermanentError, TrainingDiverged, WorkerDied
-from tasks.modeling import events, launch, sharing
-from tasks.modeling.job import JOB, TrainingJob
-from tasks.modeling.outcome import ATTEMPTS, SUMMARY, Attempt, Summary, finished, weights_files
-from tasks.modeling.training import MOST_SKIPPED, Interrupted, Training
-from tasks.modeling.worker import Exit
-from tasks.recipe import Strategy
-from tasks.recipe_methods import LoraMethod
-from tasks.store import file_digest
+from tasks.recipe.methods import LoraMethod
+from tasks.recipe.stages import Strategy
+from tasks.steps.store import file_digest
+from tasks.training import distributed, events, launch
+from tasks.training.job import JOB, TrainingJob
+from tasks.training.loop import MOST_SKIPPED, Interrupted, Training
+from tasks.training.outcome import ATTEMPTS, SUMMARY, Attempt, Summary, finished, weights_files
+from tasks.training.worker import Exit
 
 Make = Callable[..., TrainingJob]
 Damage = Callable[[Path], None]
@@ -328,7 +328,7 @@ def test_overflowing_steps_of_fp16_are_skipped_but_not_without_end(job: Make) ->
 
 @pytest.mark.parametrize("fused", [True, None], ids=["fused, as on a GPU", "not fused"])
 def test_a_step_whose_gradients_overflow_is_known_to_be_skipped(fused: bool | None) -> None:
-    strategy = sharing.start(Strategy.replicated, "no")
+    strategy = distributed.start(Strategy.replicated, "no")
     strategy.accelerator.scaler = torch.amp.GradScaler("cpu")
     model = torch.nn.Linear(2, 1)
     strategy.prepare(model, torch.optim.AdamW(model.parameters(), fused=fused), 1.0)

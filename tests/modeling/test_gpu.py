@@ -11,18 +11,18 @@ import pytest
 import torch
 
 from tasks.errors import OutOfMemory
-from tasks.modeling import events, launch, processes
-from tasks.modeling.batches import collate
 from tasks.modeling.generation import generate
-from tasks.modeling.job import JOB, TrainingJob
-from tasks.modeling.loading import load_model, prove_live, stop_ids
+from tasks.modeling.loading import load_model, prove_live
 from tasks.modeling.losses import pack_losses
 from tasks.modeling.merging import BoundAdapter, Questions, merge_best
 from tasks.modeling.methods import load_for_training, trainable
-from tasks.modeling.training import Interrupted, Training
-from tasks.prompts import Example
-from tasks.recipe import ComputeRecipe, MergingRecipe, Precision
-from tasks.recipe_methods import FullMethod, LoraMethod, QLoraMethod
+from tasks.modeling.packs import collate
+from tasks.prompts import Example, stop_ids
+from tasks.recipe.methods import FullMethod, LoraMethod, QLoraMethod
+from tasks.recipe.stages import ComputeRecipe, MergingRecipe, Precision
+from tasks.training import events, launch, processes
+from tasks.training.job import JOB, TrainingJob
+from tasks.training.loop import Interrupted, Training
 from tests.modeling.test_methods import METHODS, prompts_of
 
 Make = Callable[..., TrainingJob]

@@ -10,14 +10,12 @@ import torch
 
 from benchmarks.gpu.shapes import SHAPES
 from tasks.errors import InvalidBaseModel
-from tasks.modeling import dry_run, launch, memory, methods
-from tasks.modeling.batches import Pack, collate
-from tasks.modeling.job import TrainingJob
+from tasks.modeling import dry_run, memory, methods
 from tasks.modeling.losses import pack_loss
 from tasks.modeling.memory import MIB, PackSize, predict
+from tasks.modeling.packs import Pack, collate
 from tasks.prompts import Example
-from tasks.recipe import ComputeRecipe
-from tasks.recipe_methods import (
+from tasks.recipe.methods import (
     EightBitLoraMethod,
     FullMethod,
     Ia3Method,
@@ -27,6 +25,9 @@ from tasks.recipe_methods import (
     PromptTuningMethod,
     QLoraMethod,
 )
+from tasks.recipe.stages import ComputeRecipe
+from tasks.training import launch
+from tasks.training.job import TrainingJob
 
 SMOLLM2 = Path(__file__).resolve().parents[2] / ".tuneline" / "bases" / "smollm2-135m-instruct"
 LLAMA_2_7B = {"model_type": "llama", **SHAPES["7b"], "tie_word_embeddings": False}
@@ -139,7 +140,7 @@ def test_a_7b_base_on_a_gpu_takes_what_the_decision_page_says(name: str) -> None
 def compared(job: TrainingJob, base: Path, tokens: int) -> float:
     """Predicted over measured peak of a real training process."""
     summary = launch.train(job, lambda _: None)
-    from tasks.modeling.batches import read_examples
+    from tasks.modeling.packs import read_examples
 
     examples = read_examples(job.train)
     together = sum(len(ids) for ids, _ in examples)

@@ -10,17 +10,17 @@ import torch
 from transformers import AutoTokenizer
 
 from tasks.artifacts import MergeCandidate, Parity
-from tasks.digests import model_digest
 from tasks.errors import WorkRefused
+from tasks.files.digests import model_digest
 from tasks.modeling import loading, merging
 from tasks.modeling.base_model import verified
-from tasks.modeling.job import TrainingJob
-from tasks.modeling.loading import load_model, stop_ids
+from tasks.modeling.loading import load_model
 from tasks.modeling.merging import BoundAdapter, Questions, merge_best
-from tasks.modeling.training import Training
-from tasks.prompts import PromptRenderer
-from tasks.recipe import MergingRecipe, PromptRecipe
-from tasks.recipe_methods import EightBitLoraMethod, LoraMethod, QLoraMethod
+from tasks.prompts import PromptRenderer, stop_ids
+from tasks.recipe.methods import EightBitLoraMethod, LoraMethod, QLoraMethod
+from tasks.recipe.stages import MergingRecipe, PromptRecipe
+from tasks.training.job import TrainingJob
+from tasks.training.loop import Training
 
 Make = Callable[..., TrainingJob]
 Train = Callable[[str], BoundAdapter]

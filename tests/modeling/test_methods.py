@@ -17,19 +17,16 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from tasks.digests import model_digest
 from tasks.errors import InvalidBaseModel, InvalidRecipe
-from tasks.modeling import events, loading
-from tasks.modeling.batches import collate
+from tasks.files.digests import model_digest
+from tasks.modeling import loading
 from tasks.modeling.generation import generate, reference_nll
-from tasks.modeling.job import TrainingJob
-from tasks.modeling.loading import load_model, prove_live, stop_ids
+from tasks.modeling.loading import load_model, prove_live
 from tasks.modeling.losses import pack_losses
 from tasks.modeling.methods import load_base, load_for_training, trainable
-from tasks.modeling.training import Interrupted, Training
-from tasks.prompts import IGNORED, Example, PromptRenderer
-from tasks.recipe import ComputeRecipe, Precision, PromptRecipe
-from tasks.recipe_methods import (
+from tasks.modeling.packs import collate
+from tasks.prompts import IGNORED, Example, PromptRenderer, stop_ids
+from tasks.recipe.methods import (
     AdaptionPromptMethod,
     EightBitLoraMethod,
     FullMethod,
@@ -42,6 +39,10 @@ from tasks.recipe_methods import (
     PTuningMethod,
     QLoraMethod,
 )
+from tasks.recipe.stages import ComputeRecipe, Precision, PromptRecipe
+from tasks.training import events
+from tasks.training.job import TrainingJob
+from tasks.training.loop import Interrupted, Training
 
 Make = Callable[..., TrainingJob]
 SMALL: dict[str, Any] = {"rank": 4, "alpha": 8, "dropout": 0.1}

@@ -10,11 +10,11 @@ from typing import Any
 import pytest
 
 from tasks.errors import InvalidBaseModel
+from tasks.files.model_files import VOCABULARIES
 from tasks.modeling import base_model
 from tasks.modeling.base_model import description, verified
-from tasks.modeling.loading import stop_ids
-from tasks.modeling.model_files import VOCABULARIES
-from tasks.recipe import BaseModelRecipe
+from tasks.prompts import stop_ids
+from tasks.recipe.stages import BaseModelRecipe
 
 Change = Callable[[Path], object]
 CONFIGURATIONS = ("config.json", "generation_config.json", "tokenizer_config.json")

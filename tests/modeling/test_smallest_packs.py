@@ -6,11 +6,11 @@ from collections.abc import Callable
 import pytest
 
 from tasks.errors import OutOfMemory, PermanentError, WorkerDied
-from tasks.modeling import events, launch
-from tasks.modeling.job import TrainingJob
-from tasks.modeling.outcome import ATTEMPTS, Attempt
-from tasks.modeling.training import Training
-from tasks.modeling.worker import Exit
+from tasks.training import events, launch
+from tasks.training.job import TrainingJob
+from tasks.training.loop import Training
+from tasks.training.outcome import ATTEMPTS, Attempt
+from tasks.training.worker import Exit
 
 Make = Callable[..., TrainingJob]
 SINGLE = 4096

@@ -13,12 +13,12 @@ from tasks.errors import WorkRefused
 from tasks.modeling import exporting, merging
 from tasks.modeling.exporting import export
 from tasks.modeling.generation import generate
-from tasks.modeling.job import TrainingJob
-from tasks.modeling.loading import load_model, stop_ids
-from tasks.modeling.training import Training
-from tasks.prompts import PromptRenderer
-from tasks.recipe import PromptRecipe
-from tasks.recipe_methods import FullMethod
+from tasks.modeling.loading import load_model
+from tasks.prompts import PromptRenderer, stop_ids
+from tasks.recipe.methods import FullMethod
+from tasks.recipe.stages import PromptRecipe
+from tasks.training.job import TrainingJob
+from tasks.training.loop import Training
 
 ASKED = [[{"role": "user", "content": f"What colour is {thing}?"}] for thing in ("grass", "the sky", "snow")]
 OTHER_STOP = 5

@@ -12,20 +12,20 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from tasks.digests import model_digest
 from tasks.errors import InvalidBaseModel, OutOfMemory, StateUnusable, TrainingDiverged, WorkerDied
-from tasks.file_digests import file_digest
-from tasks.modeling import events, launch
-from tasks.modeling.batches import collate, read_examples
-from tasks.modeling.job import JOB, TrainingJob
+from tasks.files.digests import model_digest
+from tasks.files.known_digests import file_digest
 from tasks.modeling.losses import pack_losses
 from tasks.modeling.methods import load_base, load_for_training, trainable
-from tasks.modeling.outcome import Attempt
-from tasks.modeling.training import Interrupted, Training
-from tasks.modeling.worker import Exit
+from tasks.modeling.packs import collate, read_examples
 from tasks.prompts import IGNORED, Example
-from tasks.recipe import ComputeRecipe, Schedule
-from tasks.recipe_methods import FullMethod, LoraMethod
+from tasks.recipe.methods import FullMethod, LoraMethod
+from tasks.recipe.stages import ComputeRecipe, Schedule
+from tasks.training import events, launch
+from tasks.training.job import JOB, TrainingJob
+from tasks.training.loop import Interrupted, Training
+from tasks.training.outcome import Attempt
+from tasks.training.worker import Exit
 
 Make = Callable[..., TrainingJob]
 
@@ -213,7 +213,7 @@ def test_a_worker_ends_with_a_checkpoint_when_its_parent_ends(job: Make) -> None
     parent = subprocess.Popen([sys.executable, "-c", "import time; time.sleep(600)"])
     orphan = made.model_copy(update={"parent": parent.pid})
     (made.folder / JOB).write_text(orphan.model_dump_json())
-    worker = subprocess.Popen([sys.executable, "-m", "tasks.modeling.worker", str(made.folder / JOB)])
+    worker = subprocess.Popen([sys.executable, "-m", "tasks.training.worker", str(made.folder / JOB)])
     deadline = time.monotonic() + 60
     while not points(made, "step") and time.monotonic() < deadline:
         time.sleep(0.2)

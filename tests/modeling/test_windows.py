@@ -5,7 +5,7 @@ import torch
 
 from tasks.modeling import attention, methods
 from tasks.modeling.generation import generate, may_share, reference_nll
-from tasks.recipe_methods import Method, PrefixTuningMethod, PromptTuningMethod
+from tasks.recipe.methods import Method, PrefixTuningMethod, PromptTuningMethod
 from tests.modeling.architectures import ARCHITECTURES, WINDOW, config_of, model_of
 
 START = [token % 290 + 5 for token in range(12)]

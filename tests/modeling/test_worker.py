@@ -12,13 +12,13 @@ import torch
 from filelock import FileLock
 
 from tasks.errors import OutOfMemory, PermanentError, TrainingDiverged, TunelineError, WorkerDied
-from tasks.modeling import events, launch
-from tasks.modeling.events import EVENTS
-from tasks.modeling.job import JOB, TrainingJob
-from tasks.modeling.outcome import ATTEMPTS, Attempt
-from tasks.modeling.training import Interrupted
-from tasks.modeling.worker import Exit, how_it_ended
-from tasks.recipe import ComputeRecipe
+from tasks.recipe.stages import ComputeRecipe
+from tasks.training import events, launch
+from tasks.training.events import EVENTS
+from tasks.training.job import JOB, TrainingJob
+from tasks.training.loop import Interrupted
+from tasks.training.outcome import ATTEMPTS, Attempt
+from tasks.training.worker import Exit, how_it_ended
 
 Make = Callable[..., TrainingJob]
 
@@ -28,7 +28,7 @@ def test_a_worker_waits_for_an_earlier_one_that_still_writes_its_checkpoint(job:
     made = job()
     (made.folder / JOB).write_text(made.model_dump_json(), "utf-8")
     with FileLock(made.folder / "worker.lock"):
-        worker = subprocess.Popen([sys.executable, "-m", "tasks.modeling.worker", str(made.folder / JOB)])
+        worker = subprocess.Popen([sys.executable, "-m", "tasks.training.worker", str(made.folder / JOB)])
         time.sleep(15)
         assert worker.poll() is None
         assert not (made.folder / EVENTS).exists()

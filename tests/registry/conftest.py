@@ -28,7 +28,7 @@ def tiny_adapter(tiny_base, tmp_path_factory) -> Path:
 @pytest.fixture(scope="session")
 def empty_store(tmp_path_factory) -> Path:
     """A SQLite store whose tables are made, to be copied: making them takes seconds."""
-    from tasks.registry.tracking import connect
+    from tasks.registry.client import connect
 
     path = tmp_path_factory.mktemp("store") / "mlflow.db"
     connect(f"sqlite:///{path}")
@@ -44,7 +44,7 @@ def tracking_uri(empty_store, tmp_path) -> str:
 
 @pytest.fixture
 def run(tracking_uri):
-    from tasks.registry.tracking import open_run
+    from tasks.registry.runs import open_run
 
     return open_run(tracking_uri, "tests", "release-1", "first", {"recipe": "r"})
 
@@ -52,7 +52,7 @@ def run(tracking_uri):
 @pytest.fixture(scope="module")
 def registry(empty_store, tmp_path_factory):
     """One store shared by the tests of a module: (tracking_uri, run)."""
-    from tasks.registry.tracking import open_run
+    from tasks.registry.runs import open_run
 
     path = tmp_path_factory.mktemp("registry") / "mlflow.db"
     path.write_bytes(empty_store.read_bytes())
@@ -63,7 +63,7 @@ def registry(empty_store, tmp_path_factory):
 @pytest.fixture
 def versions_of(run, tmp_path):
     """Make versions that hold no model: aliases and look-ups need none."""
-    from tasks.registry.tracking import connect
+    from tasks.registry.client import connect
 
     def make(name: str, count: int) -> None:
         client = connect(run.tracking_uri)

@@ -83,7 +83,7 @@ def test_promoting_again_changes_nothing(desk):
 
 
 def test_the_reason_is_on_the_version_above_its_own_description(desk):
-    from tasks.registry.tracking import connect
+    from tasks.registry.client import connect
 
     connect(desk.uri).update_model_version(NAME, "2", description="A desk model.")
     desk.promote(2, "candidate")
@@ -108,7 +108,7 @@ def test_a_half_done_promotion_is_finished_by_whoever_comes_next(desk, monkeypat
 
 
 def test_a_half_done_move_is_given_up_when_someone_else_has_moved_on(desk, monkeypatch):
-    from tasks.registry.tracking import connect
+    from tasks.registry.client import connect
 
     desk.promote(1)
     with monkeypatch.context() as patch:
@@ -277,7 +277,7 @@ def test_a_rollback_repeated_in_the_same_run_goes_back_once(desk):
 
 
 def test_a_rollback_that_was_given_up_for_somebody_elses_move_is_not_done(desk, monkeypatch):
-    from tasks.registry.tracking import connect
+    from tasks.registry.client import connect
 
     for version in (1, 2, 3):
         desk.promote(version)
@@ -292,7 +292,7 @@ def test_a_rollback_that_was_given_up_for_somebody_elses_move_is_not_done(desk, 
 
 
 def test_what_was_rolled_back_is_found_by_its_weights(desk):
-    from tasks.registry.tracking import connect
+    from tasks.registry.client import connect
 
     client = connect(desk.uri)
     for number in (2, 3):

@@ -2,10 +2,10 @@
 
 import pytest
 
+from tasks.promotion.claims import in_ledger
 from tasks.registry import ledger
-from tasks.registry.claims import in_ledger
 from tasks.registry.lookup import Version
-from tasks.settings import State
+from tasks.steps.state import State
 
 
 def version(decision="yes: better", description=""):

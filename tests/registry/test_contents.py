@@ -9,12 +9,12 @@ from pathlib import Path
 
 import pytest
 
-from tasks import file_digests
-from tasks.digests import digest, model_digest, weights_digest
 from tasks.errors import InvalidBaseModel, StateUnusable, UnknownVersion, WorkRefused
-from tasks.file_digests import file_digest
+from tasks.files import known_digests
+from tasks.files.digests import digest, model_digest, weights_digest
+from tasks.files.known_digests import file_digest
 from tasks.registry import contents, lookup, packaging, smoke_test, versions
-from tasks.registry.tracking import connect
+from tasks.registry.client import connect
 
 ROWS = [{"instruction": "Where is it?"}]
 NAME = "spoilt"
@@ -99,8 +99,8 @@ def test_what_this_machine_has_read_is_not_read_again(registered, tmp_path, monk
     uri, _, folder = registered
     time.sleep(0.1)  # as old as any version that another process reads
     versions.model_folder(uri, NAME, 1, tmp_path)
-    monkeypatch.setattr(file_digests, "_known", {})
-    monkeypatch.setattr(file_digests, "file_digest", lambda path: pytest.fail(f"{path} was read again"))
+    monkeypatch.setattr(known_digests, "_known", {})
+    monkeypatch.setattr(known_digests, "file_digest", lambda path: pytest.fail(f"{path} was read again"))
     assert versions.model_folder(uri, NAME, 1, tmp_path) == contents.weights_in(folder)
 
 

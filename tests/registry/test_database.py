@@ -14,7 +14,8 @@ import pytest
 
 from tasks.errors import ServiceUnavailable, StateUnusable
 from tasks.registry import database, lookup
-from tasks.registry.tracking import connect, open_run
+from tasks.registry.client import connect
+from tasks.registry.runs import open_run
 
 ROOT = Path(__file__).parents[2]
 WRITER = """
@@ -27,7 +28,7 @@ store.executemany("insert into filler values (?)", [("x" * 3000,)] * 300)
 print("spilled", flush=True)
 time.sleep(600)
 """
-OPENER = "import sys; from tasks.registry.tracking import connect; connect(sys.argv[1])"
+OPENER = "import sys; from tasks.registry.client import connect; connect(sys.argv[1])"
 
 
 def killed_inside_a_commit(path: Path) -> None:
@@ -48,7 +49,7 @@ def store(tracking_uri, versions_of) -> str:
 
 @pytest.fixture
 def path(tracking_uri) -> Path:
-    database_path = lookup.sqlite_path(tracking_uri)
+    database_path = database.sqlite_path(tracking_uri)
     assert database_path is not None
     return database_path
 
@@ -65,7 +66,7 @@ def test_a_look_up_undoes_what_a_killed_writer_had_begun(store, path, caplog):
 
 def test_the_command_answers_after_a_killed_writer(store, path, tmp_path):
     killed_inside_a_commit(path)
-    command = [sys.executable, "-c", "from flows.command import main; main()", "lookup", "desk"]
+    command = [sys.executable, "-c", "from flows.cli.main import main; main()", "lookup", "desk"]
     environment = {**os.environ, "TUNELINE_HOME": str(path.parent), "PYTHONPATH": str(ROOT)}
     environment.pop("MLFLOW_TRACKING_URI", None)
     done = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True, timeout=120)

@@ -3,7 +3,7 @@
 import pytest
 
 from tasks.artifacts import Basis
-from tasks.registry import history
+from tasks.promotion import history
 
 BASIS = Basis(report="r", policy_digest="p", policy="/somewhere/policy.yaml")
 

@@ -3,9 +3,9 @@
 import os
 
 from tasks.artifacts import StepRecord
-from tasks.evidence import _finished
-from tasks.settings import State
-from tasks.store import StepStore
+from tasks.promotion.evidence import _finished
+from tasks.steps.state import State
+from tasks.steps.store import StepStore
 
 
 def test_the_evaluations_of_a_model_here_are_found_newest_first_and_those_that_were_changed_are_not(tmp_path):

@@ -13,8 +13,8 @@ import pytest
 
 from tasks.errors import PermanentError, ServiceUnavailable
 from tasks.registry import lookup
-from tasks.registry.tracking import connect
-from tasks.settings import State
+from tasks.registry.client import connect
+from tasks.steps.state import State
 
 
 def as_client_says(uri: str, name: str, alias: str) -> lookup.Version:

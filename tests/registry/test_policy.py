@@ -6,8 +6,8 @@ import pytest
 
 from tasks.artifacts import Comparison, Estimate, EvaluationReport, Parity, SliceScores, SuiteReport
 from tasks.errors import InvalidRecipe
-from tasks.registry.gate import Standing, decide
-from tasks.registry.policy import PromotionPolicy, load
+from tasks.promotion.gate import Standing, decide
+from tasks.promotion.policy import PromotionPolicy, load
 
 SHIPPED = Path(__file__).parents[2] / "mlflow" / "promotion_policy.yaml"
 

@@ -14,7 +14,7 @@ from tasks.artifacts import (
     TrainedWeights,
     ValidatedDataset,
 )
-from tasks.recipe import Recipe
+from tasks.recipe.stages import Recipe
 from tasks.registry.release import code_version, model_card, release_manifest
 
 

@@ -9,12 +9,14 @@ import pytest
 from tasks import train
 from tasks.artifacts import StepRecord
 from tasks.errors import StateUnusable
-from tasks.progress import Meter
-from tasks.registry import lookup, tracking
-from tasks.registry.tracking import MlflowRun, connect
-from tasks.settings import State
-from tasks.store import StepStore
-from tasks.workplace import ReleaseRun, Workplace
+from tasks.registry import lookup, runs
+from tasks.registry.client import connect
+from tasks.registry.release_run import ReleaseRun
+from tasks.registry.runs import MlflowRun
+from tasks.steps.progress import Meter
+from tasks.steps.state import State
+from tasks.steps.store import StepStore
+from tasks.workspace import Workplace
 
 
 @pytest.fixture
@@ -38,7 +40,7 @@ def step(state):
 
 
 def tagged(name: str):
-    return lambda run: tracking.log_tags(run, {name: "told"})
+    return lambda run: runs.log_tags(run, {name: "told"})
 
 
 def tags(state: State, run_id: str) -> set[str]:
@@ -144,7 +146,7 @@ def test_a_run_that_cannot_be_ended_keeps_its_status_and_the_flow_its_outcome(re
     flow = release()
     with pytest.MonkeyPatch.context() as patch, flow.ending():
         run = flow.open()
-        patch.setattr(tracking, "finish", lambda *_: (_ for _ in ()).throw(StateUnusable("away")))
+        patch.setattr(runs, "finish", lambda *_: (_ for _ in ()).throw(StateUnusable("away")))
     assert status(state, run) == "RUNNING" and "until the next flow run" in caplog.text
     with release().ending():
         pass

@@ -11,11 +11,11 @@ from pathlib import Path
 
 import pytest
 
-from flows import servers
+from flows.cli import servers
 from tasks.errors import StateUnusable
-from tasks.registry import database, relocation, smoke_test, tracking, versions
-from tasks.registry.tracking import connect
-from tasks.settings import State
+from tasks.registry import database, relocation, runs, smoke_test, versions
+from tasks.registry.client import connect
+from tasks.steps.state import State
 
 ROOT = Path(__file__).parents[2]
 ROWS = [{"instruction": "Where is the order?"}]
@@ -24,7 +24,7 @@ ROWS = [{"instruction": "Where is the order?"}]
 def command(state: Path, *words: str) -> "subprocess.CompletedProcess[str]":
     environment = {**os.environ, "TUNELINE_HOME": str(state), "PYTHONPATH": str(ROOT), "COLUMNS": "200"}
     environment.pop("MLFLOW_TRACKING_URI", None)
-    line = [sys.executable, "-c", "from flows.command import main; main()", *words]
+    line = [sys.executable, "-c", "from flows.cli.main import main; main()", *words]
     return subprocess.run(line, cwd=state.parent, env=environment, capture_output=True, text=True, timeout=300)
 
 
@@ -35,10 +35,10 @@ def original(empty_store, tiny_base, tmp_path_factory) -> Path:
     state.mkdir()
     (state / "mlflow.db").write_bytes(empty_store.read_bytes())
     uri = f"sqlite:///{state}/mlflow.db"
-    run = tracking.open_run(uri, "tuneline", "key", "desk", {})
-    tracking.log_parameters(run, {"rank": 8})
+    run = runs.open_run(uri, "tuneline", "key", "desk", {})
+    runs.log_parameters(run, {"rank": 8})
     (state / "note.txt").write_text("kept")
-    tracking.log_files(run, {"notes": state / "note.txt"})
+    runs.log_files(run, {"notes": state / "note.txt"})
     versions.register_model(run, "desk", "full", tiny_base, "d" * 64, {"kind": "full"})
     connect(uri).set_registered_model_alias("desk", "production", "1")
     return state
@@ -71,7 +71,7 @@ def test_every_way_in_says_where_the_registry_was_made_and_what_to_do(moved, tmp
     uri = f"sqlite:///{moved}/mlflow.db"
     for enter in (
         lambda: connect(uri),
-        lambda: tracking.open_run(uri, "tuneline", "key", "desk", {}),
+        lambda: runs.open_run(uri, "tuneline", "key", "desk", {}),
         lambda: versions.model_folder(uri, "desk", 1, moved / "cache"),
     ):
         with pytest.raises(StateUnusable, match=said):
@@ -93,8 +93,8 @@ def test_after_relocating_the_version_loads_and_answers_from_the_new_place(moved
     uri = f"sqlite:///{moved}/mlflow.db"
     assert versions.model_folder(uri, "desk", 1, moved / "cache").is_relative_to(moved)
     assert len(smoke_test.ask(uri, "desk", 1, ROWS, moved / "cache")) == 1
-    run = tracking.open_run(uri, "tuneline", "key", "desk", {})
-    assert tracking.read_json(run, "missing.json") is None
+    run = runs.open_run(uri, "tuneline", "key", "desk", {})
+    assert runs.read_json(run, "missing.json") is None
     assert [entry.path for entry in connect(uri).list_artifacts(run.run_id, "notes")] == ["notes/note.txt"]
     assert "tuneline doctor --relocate" not in command(moved, "lookup", "desk").stderr
 

@@ -10,9 +10,10 @@ from urllib.request import urlopen
 
 import pytest
 
-from tasks.digests import model_digest
-from tasks.registry import aliases, contents, lookup, smoke_test, tracking, versions
-from tasks.registry.tracking import Point, connect
+from tasks.files.digests import model_digest
+from tasks.registry import aliases, contents, lookup, runs, smoke_test, versions
+from tasks.registry.client import connect
+from tasks.registry.runs import Point
 
 pytestmark = pytest.mark.slow
 ROWS = [{"instruction": "Where is it?"}]
@@ -51,14 +52,14 @@ def server(empty_store, tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def run(server):
-    return tracking.open_run(server, "tests", "release-1", "first", {})
+    return runs.open_run(server, "tests", "release-1", "first", {})
 
 
 def test_a_run_and_its_points_are_found_again(server, run):
-    assert tracking.open_run(server, "tests", "release-1", "first", {}) == run
+    assert runs.open_run(server, "tests", "release-1", "first", {}) == run
     points = [Point("loss", 1.0 / step, step, 1_700_000_000_000 + step) for step in range(1, 1300)]
     for _ in range(2):
-        tracking.log_points(run, points)
+        runs.log_points(run, points)
     assert len(connect(server).get_metric_history(run.run_id, "loss")) == 1299
 
 

@@ -2,11 +2,11 @@
 
 import pytest
 
-from tasks.champion import label, to_beat
 from tasks.errors import WorkRefused
+from tasks.promotion.decision import _not_rolled_back, _standing
 from tasks.registry import lookup
-from tasks.registry.tracking import connect
-from tasks.settling import _not_rolled_back, _standing
+from tasks.registry.champions import label, to_beat
+from tasks.registry.client import connect
 
 NAME = "desk"
 

@@ -9,10 +9,10 @@ from pathlib import Path
 
 import pytest
 
-from tasks.digests import model_digest
 from tasks.errors import StateUnusable, UnknownVersion, WorkRefused
+from tasks.files.digests import model_digest
 from tasks.registry import packaging, smoke_test, versions
-from tasks.registry.tracking import connect
+from tasks.registry.client import connect
 
 ROWS = [{"instruction": "Cancel the order, please.", "input": "A-1"}, {"instruction": "Where is it?"}]
 NAME = "support-desk"

@@ -1,0 +1,1 @@
+"""Every training method on the same rows: quality, memory and speed."""

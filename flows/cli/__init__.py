@@ -1,0 +1,1 @@
+"""The tuneline command: what it reads, what it starts and what it shows."""

@@ -1,0 +1,1 @@
+"""What leaves this process: without terminal escapes, credentials or personal data."""

@@ -1,0 +1,1 @@
+"""Which training method fits into this machine."""

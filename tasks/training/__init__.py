@@ -1,0 +1,1 @@
+"""The training process: a job file in, a log of events out."""
