@@ -56,7 +56,7 @@ def refuse_to_start_for_ever() -> None:
 
     if (flow_run.run_count or 1) > MOST_STARTS:
         raise PermanentError(
-            f"this flow run was started {flow_run.run_count} times and never ended by itself; look at its log, "
+            f"this flow run has crashed and restarted {flow_run.run_count} times; look at its log, "
             "then start a new one: finished steps are reused."
         )
 
@@ -80,8 +80,8 @@ def _check_base(base: BaseModelRecipe, method: Method, here: State) -> None:
             return
     else:
         raise InvalidBaseModel(
-            f"base.model: {name!r} is no folder ({Path(name).absolute()}), no carried model "
-            f"({', '.join(sorted(CARRIED))}), no hub name (org/name) and no models:/ address."
+            f"base.model: {name!r} is not a folder ({Path(name).absolute()}), a bundled model "
+            f"({', '.join(sorted(CARRIED))}), a hub name (org/name) or a models:/ address."
         )
     check_stored_format(json_object(folder / CONFIG), name, method.quantisation)
     check_support(folder, name, base.trust_remote_code, StepStore(here.steps))

@@ -31,7 +31,7 @@ def is_transient(_task: Task[..., object], _run: TaskRun, state: State[object]) 
     try:
         state.result(raise_on_failure=True)
     except TransientError as fault:
-        log.warning("this step is tried again if tries are left: %s", fault)
+        log.warning("transient failure, retrying if attempts remain: %s", fault)
         return True
     except BaseException:  # noqa: BLE001 (only asks what the failure was; the state keeps it)
         return False

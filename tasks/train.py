@@ -114,7 +114,7 @@ class Follower:
             meter.expect(event["steps"], event["from_step"])
             share = event["trainable_parameters"] / event["parameters"]
             log.info(
-                "train: %s of %s parameters (%.2f %%) move, %s steps, from step %s",
+                "train: %s of %s parameters trainable (%.2f %%); %s steps, starting at %s",
                 f"{event['trainable_parameters']:,}",
                 f"{event['parameters']:,}",
                 100 * share,

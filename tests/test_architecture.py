@@ -11,7 +11,7 @@ import pytest
 ROOT = Path(__file__).resolve().parents[1]
 LENGTH = 300
 # A list of knobs, read by looking one up: in two files it would be harder to find one.
-LONGER = {"tasks/recipe/stages.py": 360}
+LONGER = {"tasks/recipe/stages.py": 370}
 VAGUE = {"utils", "common", "helpers", "misc", "base", "core"}
 
 

@@ -92,7 +92,7 @@ def scores(suite: SuiteReport, report: EvaluationReport) -> Table:
         cells = [interval(suite.scores[name].get(metric)) for name in who]
         table.add_row(f"{metric} *" if first else metric, *cells, style="bold green" if first else "")
     table.caption = (
-        f"* decides first.{' Lower perplexity is better.' if 'perplexity' in suite.scores['candidate'] else ''}"
+        f"* primary metric.{' Lower perplexity is better.' if 'perplexity' in suite.scores['candidate'] else ''}"
     )
     table.caption_justify = "left"
     return table
@@ -119,7 +119,7 @@ def comparisons(report: EvaluationReport) -> Iterator[Text]:
                 yield Text(
                     f"Candidate against {found.against}, {found.metric}: {change.mean:+.3f} "
                     f"[{change.low:+.3f}, {change.high:+.3f}], p = {found.p_value:.2g}; "
-                    f"{found.wins} rows won, {found.losses} lost, {found.ties} alike."
+                    f"{found.wins} rows won, {found.losses} lost, {found.ties} ties."
                 )
 
 
@@ -234,7 +234,7 @@ def _what_stays(found: PromotionDecision) -> str:
     if found.stays_in_production:
         return f"v{found.version} stays in production; decided on now, it would not have been promoted."
     production = found.aliases.get(found.name, {}).get("production")
-    return "No alias that serves was moved" + (f"; production stays v{production}." if production else ".")
+    return "No serving alias was changed" + (f"; production stays v{production}." if production else ".")
 
 
 def next_steps(done: "Retrained", recipe_path: Path) -> Panel:

@@ -141,8 +141,8 @@ def resolve(recipe: BaseModelRecipe, bases: Path) -> BaseModelFolder:
         return replace(verified(folder, name, recipe.trust_remote_code), hub_revision=folder.name)
     else:
         raise InvalidBaseModel(
-            f"base.model: {name!r} is no folder, no carried model ({', '.join(sorted(CARRIED))}) and no hub "
-            f"name (org/name)."
+            f"base.model: {name!r} is not a folder, a bundled model ({', '.join(sorted(CARRIED))}) or a hub name "
+            "(org/name)."
         )
     return verified(folder, name, recipe.trust_remote_code)
 

@@ -92,7 +92,7 @@ def export(
     """
     check_code(source, False, f"export: {source}", "copy that folder, which loads with trust_remote_code=True")
     if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
-        raise StateUnusable(f"{folder}: there is something in it already; name a new or an empty folder.")
+        raise StateUnusable(f"{folder}: the folder is not empty; choose a new or an empty one.")
     partial = folder.with_name(f".{folder.name}.partial")
     with writable(folder.parent):
         shutil.rmtree(partial, ignore_errors=True)

@@ -113,6 +113,6 @@ def prove_live(model: Any, prompt_ids: list[int]) -> float:
     difference = float((on - off).abs().max())
     if difference == 0.0:
         raise WorkRefused(
-            "evaluate: switching the adapter off changes nothing; it is not live, and the base would be scored."
+            "evaluate: disabling the adapter does not change the logits: it is not active, so the base would be scored."
         )
     return difference

@@ -177,12 +177,13 @@ def asked(versions: ModelVersions, questions: Sequence[dict[str, Any]], state: S
     pairs = [(versions.name, versions.version), (versions.adapter_name, versions.adapter_version)]
     answers = [smoke_test.ask(uri, name, version, questions, cache) for name, version in pairs if name]
     if not any(answer.strip() for answer in answers[0]):
-        raise WorkRefused(f"promote: {versions.name}/{versions.version} loads, but answers nothing to {questions[0]}.")
+        raise WorkRefused(
+            f"promote: {versions.name}/{versions.version} loads, but returned an empty answer to {questions[0]}."
+        )
     same = len(answers) < 2 or answers[0] == answers[1]
     what = "It" if len(answers) < 2 else "Both versions"
-    reason = f"{what} loaded outside this project and answered {len(questions)} test prompts" + (
-        " alike." if same and len(answers) > 1 else "."
-    )
+    gave = "gave identical answers to" if same and len(answers) > 1 else "answered"
+    reason = f"{what} loaded in a clean process and {gave} {len(questions)} test prompts."
     return PolicyCheck(rule="answers", passed=True, reason=reason)
 
 

@@ -76,7 +76,7 @@ def _gain(report: EvaluationReport, standing: Standing) -> PolicyCheck:
     rule = "something_to_gain"
     if standing.same_weights:
         against = f"with {report.champion}" if report.champion else "with no champion"
-        reason = f"{standing.version} is in production with the same weights and prompt, so no gain is asked for; "
+        reason = f"{standing.version} is in production with the same weights and prompt, so no gain is required; "
         return _check(rule, True, f"{reason}the candidate is compared as that was, {against}.")
     if not report.champion:
         return _check(rule, True, _no_champion(standing))
@@ -95,7 +95,7 @@ def _no_champion(standing: Standing) -> str:
 
 def _rows(policy: PromotionPolicy, suite: SuiteReport) -> PolicyCheck:
     enough = suite.rows >= policy.min_rows
-    return _check("min_rows", enough, f"{suite.suite}: {suite.rows} rows, at least {policy.min_rows} are asked for.")
+    return _check("min_rows", enough, f"{suite.suite}: {suite.rows} rows (minimum {policy.min_rows}).")
 
 
 def _minimums(policy: PromotionPolicy, suite: SuiteReport) -> Iterator[PolicyCheck]:
@@ -108,7 +108,7 @@ def _minimums(policy: PromotionPolicy, suite: SuiteReport) -> Iterator[PolicyChe
             )
             continue
         mean = scores[metric].mean
-        yield _check(rule, mean >= least, f"{suite.suite}/{metric} is {mean:.3f}, at least {least:.3f} is asked for.")
+        yield _check(rule, mean >= least, f"{suite.suite}/{metric} is {mean:.3f} (minimum {least:.3f}).")
 
 
 def _difference(rule: str, asked: Better, report: EvaluationReport, suite: SuiteReport, against: Who) -> PolicyCheck:

@@ -72,17 +72,17 @@ class LowRankMethod(MethodRecipe):
     starting_rate = 2e-4
     rank: int = Field(16, ge=1, le=1024, title="Rank", description="Rank of the update matrices.")
     alpha: int = Field(32, ge=1, title="Alpha", description="Updates are scaled by alpha / rank.")
-    dropout: float = Field(
-        0.05, ge=0, lt=1, title="Dropout", description="Share of the update's inputs dropped in training."
-    )
+    dropout: float = Field(0.05, ge=0, lt=1, title="Dropout", description="Dropout on the update's inputs in training.")
     target_modules: list[str] = Field(
         [ALL_LINEAR],
         min_length=1,
         title="Target modules",
-        description="Layer names, or all-linear (learns more than the guide's q_proj and v_proj at the same rank).",
+        description="Layer names, or all-linear (learns more than q_proj and v_proj alone at the same rank).",
     )
     rslora: bool = Field(False, title="Rank-stabilised", description="Scale by alpha / √rank; for ranks above 32.")
-    dora: bool = Field(False, title="DoRA", description="Learn size and direction apart: better at low ranks, slower.")
+    dora: bool = Field(
+        False, title="DoRA", description="Train magnitude and direction separately: better at low ranks, slower."
+    )
     _check_targets = field_validator("target_modules")(_targets)
 
 
@@ -112,9 +112,11 @@ class QLoraMethod(LowRankMethod):
 
     model_config = ConfigDict(title="QLoRA")
     type: Literal["qlora"] = kind("qlora")
-    format: Literal["nf4", "fp4"] = Field("nf4", title="Number format", description="nf4 fits normal weights.")
+    format: Literal["nf4", "fp4"] = Field(
+        "nf4", title="Number format", description="nf4 assumes normally distributed weights."
+    )
     double_quantisation: bool = Field(
-        True, title="Double quantisation", description="Quantise the scales too: 0.4 bits a weight less."
+        True, title="Double quantisation", description="Quantise the scales too: saves 0.4 bits per weight."
     )
 
     @property
@@ -133,11 +135,9 @@ class EightBitLoraMethod(LowRankMethod):
     type: Literal["lora_8bit"] = kind("lora_8bit")
     rank: int = Field(8, ge=1, le=1024, title="Rank", description="Rank of the update matrices.")
     alpha: int = Field(16, ge=1, title="Alpha", description="Updates are scaled by alpha / rank.")
-    dropout: float = Field(
-        0.1, ge=0, lt=1, title="Dropout", description="Share of the update's inputs dropped in training."
-    )
+    dropout: float = Field(0.1, ge=0, lt=1, title="Dropout", description="Dropout on the update's inputs in training.")
     outlier_threshold: float = Field(
-        6.0, ge=0, title="Outlier threshold", description="Activations above it stay in 16 bits; 0 means none does."
+        6.0, ge=0, title="Outlier threshold", description="Activations above it stay in 16 bits; 0 turns this off."
     )
 
     @property
@@ -155,7 +155,9 @@ class Ia3Method(MethodRecipe):
         ["k_proj", "v_proj", "down_proj"], min_length=1, title="Target modules", description="Layers to scale."
     )
     feedforward_modules: list[str] = Field(
-        ["down_proj"], title="Feed-forward modules", description="Those whose input is scaled, not their output."
+        ["down_proj"],
+        title="Feed-forward modules",
+        description="Target modules whose input is scaled instead of the output.",
     )
 
     @model_validator(mode="after")
@@ -178,9 +180,7 @@ class PromptTuningMethod(SoftPromptMethod):
     model_config = ConfigDict(title="Prompt")
     starting_rate = 3e-2
     type: Literal["prompt_tuning"] = kind("prompt_tuning")
-    initial_text: str = Field(
-        "", title="Initial text", description="Start from these words; empty means from words drawn at random."
-    )
+    initial_text: str = Field("", title="Initial text", description="Text to start from; empty means random tokens.")
 
 
 class PrefixTuningMethod(SoftPromptMethod):
@@ -190,7 +190,7 @@ class PrefixTuningMethod(SoftPromptMethod):
     starting_rate = 1e-2
     type: Literal["prefix_tuning"] = kind("prefix_tuning")
     projection_size: int = Field(
-        0, ge=0, title="Projection size", description="Width of a network that makes the prefix; 0 means none."
+        0, ge=0, title="Projection size", description="Width of a network that produces the prefix; 0 means none."
     )
 
 
@@ -200,7 +200,7 @@ class PTuningMethod(SoftPromptMethod):
     model_config = ConfigDict(title="P-tuning")
     starting_rate = 1e-2
     type: Literal["p_tuning"] = kind("p_tuning")
-    encoder: Literal["mlp", "lstm"] = Field("mlp", title="Encoder", description="Network that makes the prompt.")
+    encoder: Literal["mlp", "lstm"] = Field("mlp", title="Encoder", description="Network that produces the prompt.")
     encoder_size: int = Field(128, ge=1, title="Encoder size", description="Width of that network.")
 
 
@@ -252,13 +252,15 @@ class CombineMethod(MethodRecipe):
         title="Adapters",
         description="Folders, or models:/<name>-adapter@alias or /version; LoRA adapters of the recipe's base.",
     )
-    weights: list[float] = Field([], title="Weights", description="One an adapter; empty means the same for all.")
+    weights: list[float] = Field([], title="Weights", description="One per adapter; empty means equal weights.")
     combination: Literal["linear", "svd", "ties", "dare_ties"] = Field(
         "linear",
         title="Combination",
-        description="linear adds halves, svd the changes (any ranks); ties and dare_ties drop small changes first.",
+        description="linear adds the matrices, svd the updates (any ranks); ties and dare_ties drop small ones first.",
     )
-    density: float = Field(0.5, gt=0, le=1, title="Density", description="Share of changes kept by ties and dare_ties.")
+    density: float = Field(
+        0.5, gt=0, le=1, title="Density", description="Fraction of updates kept by ties and dare_ties."
+    )
 
     @model_validator(mode="after")
     def _a_weight_each(self) -> Self:
@@ -274,7 +276,7 @@ class AutoMethod(MethodRecipe):
     starting_rate = 2e-4
     type: Literal["auto"] = kind("auto")
     memory_gib: float = Field(
-        0, ge=0, title="Memory", description="GiB that training may take; 0 means what the device has free."
+        0, ge=0, title="Memory", description="Memory limit for training in GiB; 0 means the free memory of the device."
     )
 
 

@@ -65,7 +65,7 @@ def _meaning(field: FieldInfo) -> str:
     """The description, then what is allowed where the type alone does not say it."""
     # What the run form says of a union's tag is about its tabs.
     fixed = isinstance(field.json_schema_extra, dict) and "enum" in field.json_schema_extra
-    words = ["Chooses this one." if fixed else " ".join((field.description or "").split())]
+    words = ["Selects this method." if fixed else " ".join((field.description or "").split())]
     annotation = field.annotation
     if isinstance(annotation, type) and issubclass(annotation, Enum):
         words.append(f"One of {', '.join(f'`{member.value}`' for member in annotation)}.")

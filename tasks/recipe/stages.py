@@ -17,12 +17,12 @@ class BaseModelRecipe(Stage):
         "smollm2-135m-instruct",
         min_length=1,
         title="Model",
-        description="A carried model (`tuneline fetch-base`), a folder, a hub name such as Qwen/Qwen3-0.6B, "
+        description="A bundled model (`tuneline fetch-base`), a folder, a hub name such as Qwen/Qwen3-0.6B, "
         "or models:/name@alias.",
     )
-    revision: str = Field("", title="Revision", description="Hub revision to pin; empty means the hub's main.")
+    revision: str = Field("", title="Revision", description="Hub revision to pin; empty means main.")
     trust_remote_code: bool = Field(
-        False, title="Trust remote code", description="Run Python that comes with the model."
+        False, title="Trust remote code", description="Run Python code that comes with the model."
     )
 
 
@@ -42,11 +42,11 @@ class ColumnMapping(Stage):
 
     model_config = ConfigDict(title="Columns")
     instruction: str = Field("", title="Instruction column", description="The column with the request.")
-    input: str = Field("", title="Input column", description="The column with the material the request is about.")
+    input: str = Field("", title="Input column", description="The column with the text that the request refers to.")
     output: str = Field("", title="Output column", description="The column with the answer.")
     system: str = Field("", title="System column", description="The column with the system message.")
     instruction_text: str = Field(
-        "", title="Instruction text", description="One instruction for every row, where no column has it."
+        "", title="Instruction text", description="One instruction for every row, if no column holds it."
     )
 
 
@@ -68,19 +68,19 @@ class DataRecipe(Stage):
         description="Files, folders, globs, or Hugging Face dataset names (hf:org/name or hf:org/name:split).",
     )
     validation: list[str] = Field(
-        [], title="Validation sources", description="Empty means: split off the training sources."
+        [], title="Validation sources", description="Empty: split off from the training sources."
     )
-    test: list[str] = Field([], title="Test sources", description="Empty means: split off the training sources.")
+    test: list[str] = Field([], title="Test sources", description="Empty: split off from the training sources.")
     validation_fraction: float = Field(
-        0.1, ge=0, lt=0.5, title="Validation share", description="Share split off for validation."
+        0.1, ge=0, lt=0.5, title="Validation share", description="Fraction split off for validation."
     )
-    test_fraction: float = Field(0.1, ge=0, lt=0.5, title="Test share", description="Share split off for the test.")
+    test_fraction: float = Field(0.1, ge=0, lt=0.5, title="Test share", description="Fraction split off for the test.")
     format: DataFormat = Field(
-        DataFormat.auto, title="Format", description="auto looks at the rows and says what it found."
+        DataFormat.auto, title="Format", description="auto detects it from the rows and reports it."
     )
-    columns: ColumnMapping = Field(ColumnMapping(), title="Columns", description="For the format 'columns'.")
+    columns: ColumnMapping = Field(ColumnMapping(), title="Columns", description="Used with the format 'columns'.")
     slice_columns: list[str] = Field(
-        [], title="Slice columns", description="Columns kept to score slices of the test rows by."
+        [], title="Slice columns", description="Columns by which test scores are also reported."
     )
     min_characters: int = Field(
         1, ge=1, title="Shortest answer", description="Characters; a shorter answer is quarantined."
@@ -93,13 +93,13 @@ class DataRecipe(Stage):
         ge=0.5,
         le=1.0,
         title="Near-duplicate similarity",
-        description="Prompts at least this alike share one split.",
+        description="Prompts with at least this similarity share one split.",
     )
     personal_data: PersonalData = Field(
         PersonalData.report, title="Personal data", description="What to do with e-mail addresses and card numbers."
     )
     max_quarantined: float = Field(
-        0.2, ge=0, le=1, title="Quarantine limit", description="Share of bad records above which the run stops."
+        0.2, ge=0, le=1, title="Quarantine limit", description="Fraction of bad records above which the run stops."
     )
     limit: int = Field(0, ge=0, title="Row limit", description="Use at most this many training records; 0 means all.")
 
@@ -113,20 +113,20 @@ class PromptTemplate(StrEnum):
 
 
 class PromptRecipe(Stage):
-    """How messages become tokens."""
+    """How messages are rendered and tokenised."""
 
     model_config = ConfigDict(title="Prompt")
     template: PromptTemplate = Field(
         PromptTemplate.chat,
         title="Template",
-        description="chat: the tokenizer's own; guide: 指令/输入/输出; custom: the Jinja text below.",
+        description="chat: the tokenizer's template; guide: 指令/输入/输出; custom: the Jinja text below.",
     )
     custom_template: str = Field(
         "", title="Custom template", description="A Jinja chat template, for template 'custom'."
     )
-    system: str = Field("", title="System message", description="Put before every record that has none of its own.")
+    system: str = Field("", title="System message", description="Added to every record without a system message.")
     max_length: int = Field(
-        1024, ge=8, title="Longest example", description="Tokens; longer answers are cut and reported."
+        1024, ge=8, title="Longest example", description="In tokens; longer answers are cut and reported."
     )
 
     @model_validator(mode="after")
@@ -145,42 +145,44 @@ class Schedule(StrEnum):
 
 
 class TrainingRecipe(Stage):
-    """How the weights are fitted."""
+    """How the weights are trained."""
 
     model_config = ConfigDict(title="Training")
-    method: Method = Field(LoraMethod(), title="Method", description="What is trained.")
-    epochs: float = Field(1.0, gt=0, title="Epochs", description="Passes over the training split.")
+    method: Method = Field(LoraMethod(), title="Method", description="Training method.")
+    epochs: float = Field(1.0, gt=0, title="Epochs", description="Passes over the training data.")
     max_steps: int = Field(
         0, ge=0, title="Step limit", description="Stop after this many optimiser steps; 0 means no limit."
     )
-    batch_tokens: int = Field(1024, ge=8, title="Batch tokens", description="Token budget of one forward pass.")
+    batch_tokens: int = Field(1024, ge=8, title="Batch tokens", description="Tokens per forward pass.")
     gradient_accumulation: int = Field(
-        1, ge=1, title="Gradient accumulation", description="Forward passes in one optimiser step."
+        1, ge=1, title="Gradient accumulation", description="Forward passes per optimiser step."
     )
     learning_rate: float = Field(
         0.0,
         ge=0,
         le=1,
         title="Learning rate",
-        description="Highest learning rate; 0 means the method's starting value.",
+        description="Peak learning rate; 0 means the method's default.",
     )
-    schedule: Schedule = Field(Schedule.linear, title="Schedule", description="Learning rate after the warm-up.")
-    warmup_ratio: float = Field(0.03, ge=0, lt=1, title="Warm-up", description="Share of the steps with a rising rate.")
+    schedule: Schedule = Field(Schedule.linear, title="Schedule", description="Learning rate schedule after warm-up.")
+    warmup_ratio: float = Field(
+        0.03, ge=0, lt=1, title="Warm-up", description="Fraction of steps with rising learning rate."
+    )
     weight_decay: float = Field(0.0, ge=0, lt=1, title="Weight decay", description="AdamW's decoupled weight decay.")
     max_grad_norm: float = Field(
-        1.0, ge=0, title="Gradient clipping", description="Largest gradient norm; 0 means no clipping."
+        1.0, ge=0, title="Gradient clipping", description="Maximum gradient norm; 0 means no clipping."
     )
     validations: int = Field(
-        5, ge=1, title="Validations", description="How often, over the training, the validation loss is measured."
+        5, ge=1, title="Validations", description="Number of validation loss measurements during training."
     )
     early_stopping_patience: int = Field(
         0,
         ge=0,
         title="Early stopping",
-        description="Stop after this many validations without a better loss; 0 means never.",
+        description="Stop after this many validations without improvement; 0 means never.",
     )
     checkpoint_seconds: int = Field(
-        60, ge=1, title="Checkpoint interval", description="Seconds of work a crash may cost at most."
+        60, ge=1, title="Checkpoint interval", description="Seconds between checkpoints: what a crash can cost."
     )
 
     @property
@@ -211,17 +213,17 @@ class ComputeRecipe(Stage):
     """On how many processes, in which number format, and how memory is saved."""
 
     model_config = ConfigDict(title="Compute")
-    precision: Precision = Field(Precision.auto, title="Precision", description="auto chooses by device.")
+    precision: Precision = Field(Precision.auto, title="Precision", description="auto chooses for the device.")
     gradient_checkpointing: bool = Field(False, title="Gradient checkpointing", description="Less memory, more time.")
     processes: int = Field(
-        1, ge=1, title="Processes", description="On all machines together; one a GPU. They share each step's packs."
+        1, ge=1, title="Processes", description="Over all machines, one per GPU; they share each step."
     )
     machines: int = Field(1, ge=1, title="Machines", description="More than one needs MASTER_ADDR and NODE_RANK set.")
     strategy: Strategy = Field(
         Strategy.replicated,
         title="Strategy",
-        description="replicated: each process holds all; fsdp2 and zero3 (DeepSpeed) share out optimiser, gradients, "
-        "weights; zero2 all but the weights.",
+        description="replicated: a full copy per process; fsdp2 and zero3 (DeepSpeed) shard optimiser, gradients and "
+        "weights; zero2 shards optimiser and gradients.",
     )
 
     @model_validator(mode="after")
@@ -247,18 +249,20 @@ class EvaluationRecipe(Stage):
     """How base, candidate and champion are compared on the test rows."""
 
     model_config = ConfigDict(title="Evaluation")
-    metrics: list[MetricName] = Field(list(MetricName), min_length=1, title="Metrics", description="Scores a row.")
-    primary_metric: MetricName = Field(
-        MetricName.exact_match, title="Primary metric", description="The one that promotion looks at first."
+    metrics: list[MetricName] = Field(
+        list(MetricName), min_length=1, title="Metrics", description="Metrics computed per row."
     )
-    max_new_tokens: int = Field(128, ge=1, title="Longest answer", description="Tokens generated at most.")
-    batch_size: int = Field(64, ge=1, title="Batch size", description="Prompts generated at once.")
+    primary_metric: MetricName = Field(
+        MetricName.exact_match, title="Primary metric", description="The metric that promotion compares."
+    )
+    max_new_tokens: int = Field(128, ge=1, title="Longest answer", description="Maximum tokens to generate.")
+    batch_size: int = Field(64, ge=1, title="Batch size", description="Prompts per generation batch.")
     limit: int = Field(0, ge=0, title="Row limit", description="Score at most this many test rows; 0 means all.")
     perplexity_rows: int = Field(
-        200, ge=0, title="Perplexity rows", description="Rows whose reference's likelihood is measured; 0 means all."
+        200, ge=0, title="Perplexity rows", description="Rows for which perplexity is measured; 0 means all."
     )
-    confidence: float = Field(0.95, gt=0.5, lt=1, title="Confidence", description="Of every interval in the report.")
-    resamples: int = Field(2000, ge=100, title="Resamples", description="Of the bootstrap.")
+    confidence: float = Field(0.95, gt=0.5, lt=1, title="Confidence", description="Confidence level of all intervals.")
+    resamples: int = Field(2000, ge=100, title="Resamples", description="Number of bootstrap resamples.")
 
     @model_validator(mode="after")
     def _primary_is_measured(self) -> Self:
@@ -271,13 +275,17 @@ class MergingRecipe(Stage):
     """What a merge must prove before it is registered."""
 
     model_config = ConfigDict(title="Merging")
-    prompts: int = Field(32, ge=1, title="Prompts", description="Validation prompts the parity is measured on.")
-    max_mean_kl: float = Field(1e-3, gt=0, title="Mean KL bound", description="Nats a token, adapter against merged.")
+    prompts: int = Field(
+        32, ge=1, title="Prompts", description="Validation prompts used to compare merged and unmerged."
+    )
+    max_mean_kl: float = Field(
+        1e-3, gt=0, title="Mean KL bound", description="Maximum mean KL divergence, in nats per token."
+    )
     min_top1_agreement: float = Field(
-        0.99, ge=0, le=1, title="Top-1 agreement bound", description="Share of equal most likely tokens."
+        0.99, ge=0, le=1, title="Top-1 agreement bound", description="Minimum share of equal top-1 tokens."
     )
     min_answer_agreement: float = Field(
-        0.9, ge=0, le=1, title="Answer agreement bound", description="Share of equal greedy answers."
+        0.9, ge=0, le=1, title="Answer agreement bound", description="Minimum share of equal greedy answers."
     )
 
 
@@ -285,9 +293,9 @@ class ServingRecipe(Stage):
     """What the registered model does when the caller says nothing."""
 
     model_config = ConfigDict(title="Serving")
-    max_tokens: int = Field(256, ge=1, title="Longest answer", description="Tokens.")
+    max_tokens: int = Field(256, ge=1, title="Longest answer", description="Maximum tokens to generate.")
     temperature: float = Field(0.0, ge=0, le=2, title="Temperature", description="0 means greedy.")
-    description: str = Field("", title="Description", description="For the model card: what this model is for.")
+    description: str = Field("", title="Description", description="Shown on the model card.")
 
 
 class PromotionTarget(StrEnum):
@@ -299,14 +307,12 @@ class PromotionTarget(StrEnum):
 
 
 class PromotionRecipe(Stage):
-    """Who decides, and how far."""
+    """Policy and target alias."""
 
     model_config = ConfigDict(title="Promotion")
-    policy: str = Field(
-        "mlflow/promotion_policy.yaml", title="Policy", description="File with the rules (this one is ours)."
-    )
+    policy: str = Field("mlflow/promotion_policy.yaml", title="Policy", description="File with the promotion rules.")
     target: PromotionTarget = Field(
-        PromotionTarget.production, title="Target", description="Alias to move when the policy says yes."
+        PromotionTarget.production, title="Target", description="Alias to move if the policy allows it."
     )
 
 
@@ -319,16 +325,16 @@ class Recipe(Stage):
         title="Name",
         description="Registered model; the adapter is <name>-adapter.",
     )
-    base: BaseModelRecipe = Field(BaseModelRecipe(), title="Base model", description="The weights to start from.")
+    base: BaseModelRecipe = Field(BaseModelRecipe(), title="Base model", description="Weights to start from.")
     data: DataRecipe = Field(title="Data", description="Where records come from.")
-    prompt: PromptRecipe = Field(PromptRecipe(), title="Prompt", description="How messages become tokens.")
-    training: TrainingRecipe = Field(TrainingRecipe(), title="Training", description="How the weights are fitted.")
-    compute: ComputeRecipe = Field(ComputeRecipe(), title="Compute", description="Where and how it is computed.")
+    prompt: PromptRecipe = Field(PromptRecipe(), title="Prompt", description="How messages are rendered and tokenised.")
+    training: TrainingRecipe = Field(TrainingRecipe(), title="Training", description="How the weights are trained.")
+    compute: ComputeRecipe = Field(ComputeRecipe(), title="Compute", description="Devices, precision and processes.")
     evaluation: EvaluationRecipe = Field(EvaluationRecipe(), title="Evaluation", description="How models are compared.")
-    merging: MergingRecipe = Field(MergingRecipe(), title="Merging", description="What a merge must prove.")
+    merging: MergingRecipe = Field(MergingRecipe(), title="Merging", description="Checks on a merged model.")
     serving: ServingRecipe = Field(ServingRecipe(), title="Serving", description="Defaults of the registered model.")
-    promotion: PromotionRecipe = Field(PromotionRecipe(), title="Promotion", description="Who decides, and how far.")
-    seed: int = Field(0, ge=0, lt=2**31, title="Seed", description="Of everything random.")
+    promotion: PromotionRecipe = Field(PromotionRecipe(), title="Promotion", description="Policy and target alias.")
+    seed: int = Field(0, ge=0, lt=2**31, title="Seed", description="Seed for all random numbers.")
 
     @field_validator("base", mode="before")
     @classmethod

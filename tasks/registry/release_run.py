@@ -94,7 +94,7 @@ class ReleaseRun:
                 log.warning("the MLflow run is made again and told every step. %s", fault)
                 continue
             except ServiceUnavailable as fault:
-                log.warning("MLflow does not answer, it is told later; the work goes on. %s", fault)
+                log.warning("MLflow is unreachable; results will be logged later. Continuing. %s", fault)
             return
 
     def _settle_up(self) -> None:

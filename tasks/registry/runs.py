@@ -108,7 +108,9 @@ def _location(tracking_uri: str, artifacts: Path | None) -> str | None:
     path = sqlite_path(tracking_uri)
     folder = artifacts or (path.with_name(database.ARTIFACTS) if path else None)
     if folder is None:
-        raise StateUnusable(f"{tracking_uri}: say where artifacts go, or use an MLflow server before this store.")
+        raise StateUnusable(
+            f"{tracking_uri}: no artifact location is configured for this store; set one or use an MLflow server."
+        )
     return folder.absolute().as_uri()
 
 

@@ -54,8 +54,8 @@ def check(compute: ComputeRecipe, method: Method, variables: Mapping[str, str] |
         )
     if strategy is not Strategy.replicated and isinstance(method, SoftPromptMethod | AdaptionPromptMethod):
         raise InvalidRecipe(
-            f"compute.strategy {strategy.value}: {method.type} trains too little to share out, and reads its prompt "
-            "beside the model's own forward pass; use replicated."
+            f"compute.strategy {strategy.value}: {method.type} has too few trainable parameters to shard, and "
+            "reads its prompt beside the model's own forward pass; use replicated."
         )
     known = os.environ if variables is None else variables
     missing = [name for name in ADDRESS if not known.get(name)]

@@ -56,7 +56,7 @@ def test_a_refusal_is_said_plainly_and_shows_the_way_on(tmp_path: Path, width: i
     text = drawn(screens.retrained(nouns.retrained(tmp_path, promote=False), Path("r.yaml")), width)
     assert "NOT PROMOTED: support-desk v2" in text
     assert "✗ not_worse_than_champion: exact_match is 0.300 below" in text
-    assert "No alias that serves was moved" in text
+    assert "No serving alias was changed" in text
     assert "models:/support-desk@production" not in text
     assert "tuneline promote support-desk 2 --force --reason" in text
 

@@ -110,7 +110,7 @@ def test_a_live_adapter_changes_the_logits_and_a_dead_one_is_refused(
         for name, parameter in model.named_parameters():
             if "lora_B" in name:
                 parameter.zero_()
-    with pytest.raises(WorkRefused, match="not live"):
+    with pytest.raises(WorkRefused, match="not active"):
         prove_live(model, prompts[0])
 
 
@@ -153,5 +153,5 @@ def test_a_folder_that_is_no_base_model_says_why(tiny_base: Path, tmp_path: Path
 def test_a_name_that_is_nothing_says_what_is_known(tmp_path: Path) -> None:
     from tasks.modeling.base_model import resolve
 
-    with pytest.raises(InvalidBaseModel, match="no folder, no carried model"):
+    with pytest.raises(InvalidBaseModel, match="not a folder, a bundled model"):
         resolve(BaseModelRecipe(model="no-such-model"), tmp_path)
