@@ -21,7 +21,8 @@ ROOT = Path(__file__).resolve().parents[2]
 WAITS = """
 import os, time
 from flows.cli.servers import reach_prefect
-from tasks.steps.state import AUTH, prepare_environment, state
+from flows.environment import AUTH, prepare_environment
+from tasks.steps.state import state
 prepare_environment(state())
 reach_prefect(state())
 print(os.environ["PREFECT_API_URL"], os.environ[AUTH], flush=True)

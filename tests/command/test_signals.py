@@ -64,7 +64,7 @@ def test_a_signal_is_not_lost_in(case: str, number: str, code: int) -> None:
 
 
 def test_an_exception_that_somebody_keeps_is_raised_again_later() -> None:
-    code = f"import flows.signals; flows.cli.signals.LATEST_SECONDS = 0.5\n{BEGINNING}"
+    code = f"import flows.cli.signals; flows.cli.signals.LATEST_SECONDS = 0.5\n{BEGINNING}"
     keeps = "    kept = []\n    try: send()\n    except BaseException as end: kept.append(end)"
     done = subprocess.run(
         [sys.executable, "-c", f"{code}{keeps}{ENDING}", "SIGTERM"], cwd=ROOT, capture_output=True, timeout=60

@@ -120,7 +120,7 @@ from pathlib import Path
 import datasketch, numpy, psutil, pyarrow.parquet
 from tasks.data.dataset import validate_sources
 from tasks.errors import InvalidData
-from tasks.recipe import DataRecipe
+from tasks.recipe.stages import DataRecipe
 
 source, megabytes = sys.argv[1], int(sys.argv[2])
 limit = psutil.Process().memory_info().vms + (megabytes << 20)

@@ -15,6 +15,7 @@ from tasks.modeling.exporting import export
 from tasks.recipe.stages import ComputeRecipe
 from tasks.training import launch
 from tasks.training.job import JOB, TrainingJob
+from tasks.training.processes import WORKER
 from tasks.training.worker import Exit
 
 Make = Callable[..., TrainingJob]
@@ -89,7 +90,9 @@ def test_no_secret_of_the_environment_reaches_a_training(
 
     def look(new: list[dict[str, Any]]) -> None:
         if any(event["event"] == "start" for event in new):
-            environments.extend(child.environ() for child in psutil.Process().children(recursive=True))
+            # Beside the training this process may have a Prefect server that another test started.
+            children = psutil.Process().children(recursive=True)
+            environments.extend(child.environ() for child in children if WORKER in child.cmdline())
 
     monkeypatch.setattr(launch, "LOOK_EVERY_SECONDS", 0.02)
     launch.train(on(job(max_steps=60, gradient_accumulation=2), processes), look)
