@@ -120,7 +120,9 @@ def validate(
     sources: Annotated[
         list[str] | None, typer.Argument(metavar="SOURCE...", help="Files, folders, globs, or hf:org/name.")
     ] = None,
-    data_format: Annotated[str, typer.Option("--format", help="Format of the rows; auto looks at them.")] = "auto",
+    data_format: Annotated[
+        str, typer.Option("--format", help="Format of the rows; else the recipe's, or what they look like.")
+    ] = "",
     recipe: Annotated[Path | None, typer.Option("--recipe", help="Take sources and limits from this recipe.")] = None,
     overrides: Overrides = None,
 ) -> None:
@@ -129,12 +131,12 @@ def validate(
 
     if not sources and not recipe:
         raise typer.BadParameter("give SOURCE..., or --recipe with sources in it")
-    told = list(overrides or ())
+    told = [*([f"data.format={data_format}"] if data_format else []), *(overrides or ())]
     if recipe:
         given = [f"data.train={json.dumps(sources)}"] if sources else []
         found = load_recipe(recipe, [*given, *told])
     else:
-        found = build_recipe({"name": "validation", "data": {"train": sources, "format": data_format}}, told)
+        found = build_recipe({"name": "validation", "data": {"train": sources}}, told)
     here = _prepared()
     from flows.cli.validate import validate_data, validated
 

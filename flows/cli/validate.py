@@ -20,7 +20,7 @@ OFFENDERS = 3
 
 
 def validate_data(recipe: Recipe, state: State) -> ValidatedDataset:
-    """Validate a recipe's sources into `<state>/validations/<digest>`, or find what the same bytes gave before.
+    """Validate a recipe's sources, or find what the same bytes gave before, here or in a retraining.
 
     Raises InvalidData where the data is refused.
     """
@@ -30,7 +30,7 @@ def validate_data(recipe: Recipe, state: State) -> ValidatedDataset:
         with tracked("validate", total=UNITS, unit="%") as advance:
             return validate_sources(recipe.data, folder, recipe.seed, recipe.name, advance, sources)
 
-    return StepStore(state.root).make("validations", dataset_inputs(recipe, sources), ValidatedDataset, build)
+    return StepStore(state.steps).make("validate", dataset_inputs(recipe, sources), ValidatedDataset, build)
 
 
 def validated(dataset: ValidatedDataset) -> RenderableType:

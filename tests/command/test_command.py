@@ -146,7 +146,7 @@ def test_validation_alone_shows_splits_and_findings_and_is_reused(colours: Path,
     assert run(["validate", str(colours)]) == 0
     text = capsys.readouterr().out
     assert "quarantine" in text and "empty" in text and "report.html" in text
-    assert len(list((own_state / "validations").glob("*/report.html"))) == 1
+    assert len(list((own_state / "steps" / "validate").glob("*/report.html"))) == 1
     assert list((own_state / "logs").glob("validate-*.log"))
     assert run(["validate", str(colours)]) == 0
 
@@ -155,7 +155,7 @@ def test_validation_alone_is_found_by_bytes_and_version_not_by_path(
     colours: Path, own_state: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def kept() -> int:
-        return len(list((own_state / "validations").glob("*/report.html")))
+        return len(list((own_state / "steps" / "validate").glob("*/report.html")))
 
     assert run(["validate", str(colours)]) == 0
     assert run(["validate", str(colours.rename(colours.with_name("moved.jsonl")))]) == 0
@@ -171,7 +171,7 @@ def test_refused_data_ends_with_1_and_leaves_nothing_finished(tmp_path: Path, ow
     bad.write_text('{"instruction": "a", "output": ""}\n' * 30, "utf-8")
     assert run(["validate", str(bad)]) == 1
     assert "bad.jsonl" in capsys.readouterr().err
-    assert not list((own_state / "validations").glob("*/report.html"))
+    assert not list((own_state / "steps" / "validate").glob("*/report.html"))
 
 
 def test_a_recipe_can_be_shown_saved_and_shown_again(tmp_path: Path, capsys) -> None:

@@ -6,6 +6,11 @@ from pathlib import Path
 import pytest
 
 from flows.cli.main import run
+from tasks.artifacts import ValidatedDataset
+from tasks.data.dataset import dataset_inputs, source_digest
+from tasks.recipe.file import load_recipe
+from tasks.steps.state import State
+from tasks.steps.store import StepStore
 from tests.data.small_files import alpaca, write_lines
 
 ATTACK = "\x1b]0;owned\x07\x1b[2J\x9b31m\u202e"
@@ -46,11 +51,31 @@ def test_a_file_name_in_another_encoding_is_read_from_the_command_line(state, tm
 
     path = tmp_path / os.fsdecode(f"{name}.jsonl".encode("gbk", "ignore"))
     assert run(["validate", str(write_lines(path, alpaca(60)))]) == 0
-    report = json.loads(next(state.glob("validations/*/report.json")).read_text("utf-8"))
+    report = json.loads(next(state.glob("steps/validate/*/report.json")).read_text("utf-8"))
     assert report["rows_read"] == 60
 
 
 def test_the_same_bytes_are_validated_once(state, tmp_path, capsys):
     path = write_lines(tmp_path / "a.jsonl", alpaca(60))
     assert run(["validate", str(path)]) == run(["validate", str(path)]) == 0
-    assert len(list(state.glob("validations/*/report.json"))) == 1
+    assert len(list(state.glob("steps/validate/*/report.json"))) == 1
+
+
+def test_a_format_beside_a_recipe_is_the_one_that_is_read(state, tmp_path, capsys):
+    write_lines(tmp_path / "a.jsonl", alpaca(60))
+    recipe = tmp_path / "recipe.yaml"
+    recipe.write_text(f"name: desk\ndata: {{train: [{tmp_path / 'a.jsonl'}]}}\n", "utf-8")
+    assert run(["validate", "--recipe", str(recipe), "--format", "alpaca"]) == 0
+    assert run(["validate", "--recipe", str(recipe), "--format", "sharegpt"]) == 1
+    assert "conversations" in capsys.readouterr().err
+
+
+def test_a_retraining_finds_what_was_validated_alone(state, tmp_path, capsys):
+    write_lines(tmp_path / "a.jsonl", alpaca(60))
+    recipe = tmp_path / "recipe.yaml"
+    recipe.write_text(f"name: desk\ndata: {{train: [{tmp_path / 'a.jsonl'}]}}\n", "utf-8")
+    assert run(["validate", "--recipe", str(recipe)]) == 0
+    told = load_recipe(recipe)
+    inputs = dataset_inputs(told, source_digest(told.data))
+    store = StepStore(State(state).steps)
+    assert store.find("validate", store.key("validate", inputs), ValidatedDataset)
