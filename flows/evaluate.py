@@ -8,7 +8,7 @@ from tasks.artifacts import EvaluationReport
 from tasks.evaluate import evaluate_registered
 from tasks.preprocess import preprocess
 from tasks.recipe.stages import Recipe
-from tasks.registry.lookup import existing
+from tasks.registry.lookup import get_version
 from tasks.steps.state import state
 from tasks.validate import validate
 
@@ -23,9 +23,9 @@ def evaluate_version(recipe: Recipe, version: int = 0) -> EvaluationReport:
     """
     here = state()
     prepare_environment(here)
-    number = existing(recipe.name, version, here.tracking_uri).version
-    place = preflight(recipe, f"{recipe.name}/{number}")
-    with place.run.ending():
-        dataset = validate(recipe, place)
-        tokenized = preprocess(dataset, recipe, place)
-        return evaluate_registered(number, dataset, tokenized, recipe, place)
+    number = get_version(recipe.name, version, here.tracking_uri).version
+    workspace = preflight(recipe, f"{recipe.name}/{number}")
+    with workspace.run.ending():
+        dataset = validate(recipe, workspace)
+        tokenized = preprocess(dataset, recipe, workspace)
+        return evaluate_registered(number, dataset, tokenized, recipe, workspace)

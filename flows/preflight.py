@@ -19,7 +19,7 @@ from tasks.registry import packaging, relocation
 from tasks.steps.state import State, state
 from tasks.steps.store import StepStore, writable
 from tasks.training import processes
-from tasks.workspace import Workplace
+from tasks.workspace import Workspace
 
 MOST_STARTS = 5
 COPIES = 4
@@ -27,7 +27,7 @@ COPIES = 4
 log = logging.getLogger("tuneline")
 
 
-def preflight(recipe: Recipe, evaluated: str = "") -> Workplace:
+def preflight(recipe: Recipe, evaluated: str = "") -> Workspace:
     """Check sources, policy, base and disk before anything is spent; `evaluated` is a registered version to be asked.
 
     Raises InvalidData, InvalidRecipe, InvalidBaseModel or StateUnusable with what to change.
@@ -47,7 +47,7 @@ def preflight(recipe: Recipe, evaluated: str = "") -> Workplace:
         probe.write_text("", "utf-8")
         probe.unlink()
     _check_room(recipe, here.root)
-    return Workplace.open(recipe, sources, evaluated)
+    return Workspace.open(recipe, sources, evaluated)
 
 
 def refuse_to_start_for_ever() -> None:

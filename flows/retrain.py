@@ -15,7 +15,7 @@ from tasks.artifacts import (
 )
 from tasks.evaluate import evaluate
 from tasks.merge import merge
-from tasks.planning.auto import with_method
+from tasks.planning.auto import resolve_method
 from tasks.preprocess import preprocess
 from tasks.promote import promote
 from tasks.recipe.stages import Recipe
@@ -47,16 +47,16 @@ def retrain(recipe: Recipe) -> Retrained:
         recipe: Everything this retraining is told: data, base model, method, evaluation, promotion.
     """
     refuse_to_start_for_ever()
-    recipe = with_method(recipe, state())
-    place = preflight(recipe)
-    with place.run.ending():
-        dataset = validate(recipe, place)
-        tokenized = preprocess(dataset, recipe, place)
-        weights = train(tokenized, recipe, place)
-        report = evaluate(weights, dataset, tokenized, recipe, place)
-        merged = merge(weights, dataset, tokenized, recipe, place)
-        versions = register(dataset, tokenized, weights, report, merged, recipe, place)
-        decision = promote(versions, report, merged, dataset, recipe, place)
+    recipe = resolve_method(recipe, state())
+    workspace = preflight(recipe)
+    with workspace.run.ending():
+        dataset = validate(recipe, workspace)
+        tokenized = preprocess(dataset, recipe, workspace)
+        weights = train(tokenized, recipe, workspace)
+        report = evaluate(weights, dataset, tokenized, recipe, workspace)
+        merged = merge(weights, dataset, tokenized, recipe, workspace)
+        versions = register(dataset, tokenized, weights, report, merged, recipe, workspace)
+        decision = promote(versions, report, merged, dataset, recipe, workspace)
     return Retrained(
         dataset=dataset,
         tokenized=tokenized,

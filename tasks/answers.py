@@ -7,7 +7,7 @@ from itertools import zip_longest
 from pathlib import Path
 from typing import Any
 
-from tasks.artifacts import GivenAnswers, StepRecord, TokenizedDataset, Who
+from tasks.artifacts import ModelAnswers, StepRecord, TokenizedDataset, Who
 from tasks.data.dataset import load_split
 from tasks.data.tokenisation import messages_of
 from tasks.evaluation.suites import Answer, Suite, SuiteRow
@@ -16,7 +16,7 @@ from tasks.files.known_digests import file_digest
 from tasks.files.model_files import check_code
 from tasks.modeling import generation, soft_prompts
 from tasks.modeling.context_length import RowLength, check_room, context_of
-from tasks.modeling.loading import let_go, load_model, prove_live
+from tasks.modeling.loading import check_adapter_active, free_gpu_memory, load_model
 from tasks.modeling.origin import is_adapter, origin_of
 from tasks.prompts import IGNORED, PromptRenderer, stop_ids
 from tasks.recipe.stages import EvaluationRecipe, PromptRecipe
@@ -27,7 +27,7 @@ VERSION = 2
 
 
 @dataclass(frozen=True)
-class Asked:
+class EvaluatedModel:
     """A model to be asked: what identifies it, where it lies, and the tokenizer folder with its own template."""
 
     who: Who
@@ -60,9 +60,9 @@ class Asked:
         return load_model(self.base, self.weights, self.base_digest, self.trust_remote_code), renderer
 
 
-def the_base(base: Path, tokenized: TokenizedDataset, system: str, trust_remote_code: bool) -> Asked:
+def evaluated_base(base: Path, tokenized: TokenizedDataset, system: str, trust_remote_code: bool) -> EvaluatedModel:
     """The base model, asked in the candidate's own template."""
-    return Asked(
+    return EvaluatedModel(
         "base",
         tokenized.base_digest,
         base,
@@ -76,9 +76,9 @@ def the_base(base: Path, tokenized: TokenizedDataset, system: str, trust_remote_
     )
 
 
-def registered(
+def evaluated_version(
     who: Who, folder: Path, model_digest: str, base: Path | None = None, trust_remote_code: bool = False
-) -> Asked:
+) -> EvaluatedModel:
     """A model as the registry keeps it: it brings its own tokenizer, template and system message.
 
     `base` is where the base of an adapter lies; a merged or full model is its own. Raises InvalidBaseModel for Python
@@ -87,7 +87,7 @@ def registered(
     for part in (folder, base or folder):
         check_code(part, trust_remote_code, f"evaluate: {who} {part}")
     origin = origin_of(folder)
-    return Asked(
+    return EvaluatedModel(
         who,
         model_digest,
         base or folder,
@@ -112,9 +112,14 @@ def suite_of(path: Path, name: str, limit: int) -> Suite:
     return Suite(name=name, rows=rows)
 
 
-def answers_of(
-    asked: Asked, suite: Suite, rows_digest: str, settings: EvaluationRecipe, store: StepStore, advance: Advance
-) -> GivenAnswers:
+def generate_answers(
+    asked: EvaluatedModel,
+    suite: Suite,
+    rows_digest: str,
+    settings: EvaluationRecipe,
+    store: StepStore,
+    advance: Advance,
+) -> ModelAnswers:
     """The answers of a model to a suite, found or given: a model is asked the same rows once."""
     inputs = {
         "version": VERSION,
@@ -124,17 +129,17 @@ def answers_of(
         "perplexity_rows": settings.perplexity_rows,
     }
     return store.make(
-        "answers", inputs, GivenAnswers, lambda folder: _ask(folder, asked, suite, settings, advance), uses=asked.uses
+        "answers", inputs, ModelAnswers, lambda folder: _ask(folder, asked, suite, settings, advance), uses=asked.uses
     )
 
 
-def read_answers(given: GivenAnswers) -> list[Answer]:
+def read_answers(given: ModelAnswers) -> list[Answer]:
     """The answers of a step, in the suite's order."""
     with given.path("answers.jsonl").open(encoding="utf-8", newline="\n") as stream:
         return [Answer.model_validate_json(line) for line in stream]
 
 
-def _ask(folder: Path, asked: Asked, suite: Suite, recipe: EvaluationRecipe, advance: Advance) -> GivenAnswers:
+def _ask(folder: Path, asked: EvaluatedModel, suite: Suite, recipe: EvaluationRecipe, advance: Advance) -> ModelAnswers:
     started = time.monotonic()
     model, renderer = asked.load()
     prompts = [renderer.prompt_ids(row.messages) for row in suite.rows]
@@ -146,14 +151,14 @@ def _ask(folder: Path, asked: Asked, suite: Suite, recipe: EvaluationRecipe, adv
     ]
     check_room(suite.name, lengths, recipe.max_new_tokens, context_of(model.config) - soft_prompts.length(model))
     if asked.weights and is_adapter(asked.weights):
-        prove_live(model, prompts[0])
+        check_adapter_active(model, prompts[0])
     given = generation.generate(model, prompts, renderer.stop_ids, recipe.max_new_tokens, recipe.batch_size, advance)
     likelihoods: list[tuple[float | None, int]] = [
         *generation.reference_nll(model, examples),
         *[(None, 0)] * (len(suite.rows) - len(measured)),
     ]
     del model
-    let_go()
+    free_gpu_memory()
     answers = [
         Answer(
             text=renderer.tokenizer.decode(answer.token_ids, skip_special_tokens=True),
@@ -167,7 +172,7 @@ def _ask(folder: Path, asked: Asked, suite: Suite, recipe: EvaluationRecipe, adv
     path = folder / "answers.jsonl"
     path.write_text("".join(answer.model_dump_json() + "\n" for answer in answers), "utf-8", newline="\n")
     seconds = time.monotonic() - started
-    return GivenAnswers(
+    return ModelAnswers(
         digest=file_digest(path), who=asked.who, model_digest=asked.digest, rows=len(answers), seconds=seconds
     )
 

@@ -96,7 +96,7 @@ class TrainedWeights(StepRecord):
     not_merged: str = Field("", description="Why an adapter of this method stays one; empty where it is merged.")
 
 
-class GivenAnswers(StepRecord):
+class ModelAnswers(StepRecord):
     """`answers.jsonl`: what one model answered on the rows of one suite, in their order."""
 
     who: Who

@@ -3,16 +3,16 @@
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from tasks.answers import Asked, answers_of, read_answers, registered, suite_of, the_base
-from tasks.artifacts import EvaluationReport, GivenAnswers, TokenizedDataset, TrainedWeights, ValidatedDataset, Who
+from tasks.answers import EvaluatedModel, evaluated_base, evaluated_version, generate_answers, read_answers, suite_of
+from tasks.artifacts import EvaluationReport, ModelAnswers, TokenizedDataset, TrainedWeights, ValidatedDataset, Who
 from tasks.errors import InvalidBaseModel
 from tasks.evaluation import comparison, report, scoring
 from tasks.evaluation.suites import Answer, Suite
 from tasks.files.digests import digest, holds
-from tasks.models import RegisteredModel, champion_of, same_base, version_of
-from tasks.orchestration import show, shown_progress, verb
+from tasks.models import RegisteredModel, champion_of, unchanged_base, version_of
+from tasks.orchestration import show, shown_progress, step
 from tasks.recipe.stages import MetricName, Recipe
-from tasks.workspace import Workplace
+from tasks.workspace import Workspace
 
 if TYPE_CHECKING:
     from tasks.registry.runs import MlflowRun
@@ -22,14 +22,18 @@ SUITE = "test"
 PRIMARY_ORDER: tuple[Who, ...] = ("base", "candidate", "champion")
 
 
-@verb(retries=2, retry_delay_seconds=[10, 60])
+@step(retries=2, retry_delay_seconds=[10, 60])
 def evaluate(
-    weights: TrainedWeights, dataset: ValidatedDataset, tokenized: TokenizedDataset, recipe: Recipe, place: Workplace
+    weights: TrainedWeights,
+    dataset: ValidatedDataset,
+    tokenized: TokenizedDataset,
+    recipe: Recipe,
+    workspace: Workspace,
 ) -> EvaluationReport:
     """Ask base, candidate and champion the same rows, and compare their answers."""
-    base = same_base(recipe.base, tokenized, place)
-    plain = the_base(base.folder, tokenized, recipe.prompt.system, recipe.base.trust_remote_code)
-    candidate = Asked(
+    base = unchanged_base(recipe.base, tokenized, workspace)
+    plain = evaluated_base(base.folder, tokenized, recipe.prompt.system, recipe.base.trust_remote_code)
+    candidate = EvaluatedModel(
         "candidate",
         weights.digest,
         base.folder,
@@ -42,37 +46,41 @@ def evaluate(
         (weights,),
     )
     trust = recipe.base.trust_remote_code
-    champion = champion_of(recipe.name, weights.digest, place, trust)
+    champion = champion_of(recipe.name, weights.digest, workspace, trust)
     models = [plain, candidate, *([_registered("champion", champion, trust)] if champion else [])]
-    return report_on(models, dataset, champion, recipe, place)
+    return report_on(models, dataset, champion, recipe, workspace)
 
 
-@verb(retries=2, retry_delay_seconds=[10, 60])
+@step(retries=2, retry_delay_seconds=[10, 60])
 def evaluate_registered(
-    version: int, dataset: ValidatedDataset, tokenized: TokenizedDataset, recipe: Recipe, place: Workplace
+    version: int, dataset: ValidatedDataset, tokenized: TokenizedDataset, recipe: Recipe, workspace: Workspace
 ) -> EvaluationReport:
     """Ask a registered version, its base and the version in production the same rows, and compare their answers."""
-    base = same_base(recipe.base, tokenized, place)
+    base = unchanged_base(recipe.base, tokenized, workspace)
     trust = recipe.base.trust_remote_code
-    plain = the_base(base.folder, tokenized, recipe.prompt.system, trust)
-    asked = version_of(recipe.name, version, place, trust)
+    plain = evaluated_base(base.folder, tokenized, recipe.prompt.system, trust)
+    asked = version_of(recipe.name, version, workspace, trust)
     if not holds(base.folder, asked.base):
         raise InvalidBaseModel(
             f"base.model: {recipe.base.model} has the digest {base.digest}, but {asked.label} was trained from "
             f"{asked.base}; name that base in the recipe."
         )
-    champion = champion_of(recipe.name, asked.weights, place, trust)
+    champion = champion_of(recipe.name, asked.weights, workspace, trust)
     standing = [_registered("champion", champion, trust)] if champion else []
     models = [plain, _registered("candidate", asked, trust), *standing]
-    return report_on(models, dataset, champion, recipe, place)
+    return report_on(models, dataset, champion, recipe, workspace)
 
 
-def _registered(who: Who, model: RegisteredModel, trust_remote_code: bool) -> Asked:
-    return registered(who, model.folder, model.digest, model.base_folder, trust_remote_code)
+def _registered(who: Who, model: RegisteredModel, trust_remote_code: bool) -> EvaluatedModel:
+    return evaluated_version(who, model.folder, model.digest, model.base_folder, trust_remote_code)
 
 
 def report_on(
-    models: list[Asked], dataset: ValidatedDataset, champion: RegisteredModel | None, recipe: Recipe, place: Workplace
+    models: list[EvaluatedModel],
+    dataset: ValidatedDataset,
+    champion: RegisteredModel | None,
+    recipe: Recipe,
+    workspace: Workspace,
 ) -> EvaluationReport:
     """Answers of every model, scored and compared; the report as files, Prefect artifact and MLflow metrics."""
     suite = suite_of(dataset.path("test.jsonl"), SUITE, recipe.evaluation.limit)
@@ -81,7 +89,7 @@ def report_on(
     given = {}
     for asked in models:
         with shown_progress(f"{recipe.name} evaluate {asked.who}", len(suite.rows), "rows") as meter:
-            given[asked.who] = answers_of(asked, suite, rows_digest, recipe.evaluation, place.store, meter)
+            given[asked.who] = generate_answers(asked, suite, rows_digest, recipe.evaluation, workspace.store, meter)
     inputs = {
         "version": VERSION,
         "answers": {who: [answers.digest, answers.model_digest] for who, answers in given.items()},
@@ -92,20 +100,20 @@ def report_on(
         "name": recipe.name,
         "seed": recipe.seed,
     }
-    made = place.store.make(
+    made = workspace.store.make(
         "evaluate",
         inputs,
         EvaluationReport,
         lambda folder: _build(folder, suite, given, champion, recipe),
         uses=[dataset, *given.values()],
     )
-    place.run.once(made, lambda run: _tell(run, made))
+    workspace.run.once(made, lambda run: _tell(run, made))
     show(f"{recipe.name}-evaluation", made.path("report.md").read_text("utf-8"), "Base, candidate and champion.")
     return made
 
 
 def _build(
-    folder: Path, suite: Suite, given: dict[Who, GivenAnswers], champion: RegisteredModel | None, recipe: Recipe
+    folder: Path, suite: Suite, given: dict[Who, ModelAnswers], champion: RegisteredModel | None, recipe: Recipe
 ) -> EvaluationReport:
     settings, columns = recipe.evaluation, recipe.data.slice_columns
     answers = {who: read_answers(each) for who, each in given.items()}

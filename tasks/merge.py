@@ -14,13 +14,13 @@ from tasks.evaluation.suites import Answer, Suite
 from tasks.files.digests import digest, model_digest, unchanged
 from tasks.modeling import merging
 from tasks.modeling.base_model import BaseModelFolder
-from tasks.models import same_base
-from tasks.orchestration import show, shown_progress, verb
+from tasks.models import unchanged_base
+from tasks.orchestration import show, shown_progress, step
 from tasks.prompts import PromptRenderer, renderer_of
 from tasks.recipe.stages import PromptRecipe, Recipe
 from tasks.registry.merge_table import markdown
 from tasks.steps.progress import Advance
-from tasks.workspace import Workplace
+from tasks.workspace import Workspace
 
 if TYPE_CHECKING:
     from tasks.registry.runs import MlflowRun
@@ -30,12 +30,16 @@ TABLE = "candidates.parquet"
 log = logging.getLogger("tuneline")
 
 
-@verb(retries=1, retry_delay_seconds=[10])
+@step(retries=1, retry_delay_seconds=[10])
 def merge(
-    weights: TrainedWeights, dataset: ValidatedDataset, tokenized: TokenizedDataset, recipe: Recipe, place: Workplace
+    weights: TrainedWeights,
+    dataset: ValidatedDataset,
+    tokenized: TokenizedDataset,
+    recipe: Recipe,
+    workspace: Workspace,
 ) -> MergedModel:
     """Fold the adapter into its base by the rule that keeps its answers best, and prove that it does."""
-    base = same_base(recipe.base, tokenized, place)
+    base = unchanged_base(recipe.base, tokenized, workspace)
     inputs = {
         "version": VERSION,
         "weights": weights.digest,
@@ -55,9 +59,9 @@ def merge(
             with unchanged(base.folder, base.digest):
                 return _merged(folder, weights, adapter, questions(weights, base, dataset, recipe, meter), recipe)
 
-        made = place.store.make("merge", inputs, MergedModel, build, uses=[weights, dataset])
+        made = workspace.store.make("merge", inputs, MergedModel, build, uses=[weights, dataset])
     if made.candidates:
-        place.run.once(made, lambda run: _tell(run, made))
+        workspace.run.once(made, lambda run: _tell(run, made))
         show(f"{recipe.name}-merge", f"# Merge\n\n{markdown(made)}\n", "Ways of folding the adapter, measured.")
     return made
 

@@ -15,25 +15,25 @@ from tasks.recipe.stages import BaseModelRecipe
 from tasks.registry import lookup
 from tasks.registry.champions import to_beat
 from tasks.registry.contents import wanted_digest
-from tasks.registry.lookup import existing
+from tasks.registry.lookup import get_version
 from tasks.steps.state import State
 from tasks.steps.store import StepStore
-from tasks.workspace import Workplace
+from tasks.workspace import Workspace
 
 REGISTRY = "models:/"
 SUPPORT_VERSION = 2
 """Of what `modeling.support` tries."""
 
 
-def base_of(recipe: BaseModelRecipe, place: Workplace) -> BaseModelFolder:
+def base_of(recipe: BaseModelRecipe, workspace: Workspace) -> BaseModelFolder:
     """The base model's folder, fetched where it has to be.
 
     Raises InvalidBaseModel, UnknownVersion for a `models:/` address that the registry does not know,
     ServiceUnavailable.
     """
     if recipe.model.startswith(REGISTRY):
-        return _registered(recipe, place.state)
-    return resolve(recipe, place.state.bases)
+        return _registered(recipe, workspace.state)
+    return resolve(recipe, workspace.state.bases)
 
 
 def described(recipe: BaseModelRecipe, state: State) -> Path:
@@ -48,7 +48,9 @@ def described(recipe: BaseModelRecipe, state: State) -> Path:
 
 def _registered(recipe: BaseModelRecipe, state: State) -> BaseModelFolder:
     version = version_at(recipe.model, "base.model", state)
-    return verified(folder_at(version, state), f"models:/{version.name}/{version.version}", recipe.trust_remote_code)
+    return verified(
+        registered_folder(version, state), f"models:/{version.name}/{version.version}", recipe.trust_remote_code
+    )
 
 
 def check_support(folder: Path, name: str, trust_remote_code: bool, store: StepStore) -> None:
@@ -77,25 +79,25 @@ def version_at(address: str, key: str, state: State) -> lookup.Version:
 
     Raises InvalidRecipe for what is no address, UnknownVersion for what the registry does not have.
     """
-    name, alias, number = parsed(address, key)
+    name, alias, number = parse_model_uri(address, key)
     found = lookup.find(state.tracking_uri, name, alias, number)
     if found is None:
-        there = lookup.said_aliases(state.tracking_uri, name)
+        there = lookup.describe_aliases(state.tracking_uri, name)
         raise UnknownVersion(f"{key}: {address}: no such version in {state.tracking_uri}; {there}.")
     return found
 
 
-def folder_at(found: lookup.Version, state: State) -> Path:
+def registered_folder(found: lookup.Version, state: State) -> Path:
     """The folder of a version's weights, fetched where it has to be."""
     from tasks.registry import versions
 
     return versions.model_folder(state.tracking_uri, found.name, found.version, state.root / "cache")
 
 
-def parsed(address: str, key: str) -> tuple[str, str, int]:
+def parse_model_uri(address: str, key: str) -> tuple[str, str, int]:
     """Name, alias and number of a `models:/` address, as `lookup.find` takes them; `key` is for the message.
 
-    >>> parsed("models:/desk@staging", "base.model"), parsed("models:/desk/3", "base.model")
+    >>> parse_model_uri("models:/desk@staging", "base.model"), parse_model_uri("models:/desk/3", "base.model")
     (('desk', 'staging', 0), ('desk', 'production', 3))
     """
     name, _, alias = address.removeprefix(REGISTRY).partition("@")
@@ -105,9 +107,9 @@ def parsed(address: str, key: str) -> tuple[str, str, int]:
     return name, alias or "production", int(number or 0)
 
 
-def same_base(recipe: BaseModelRecipe, tokenized: TokenizedDataset, place: Workplace) -> BaseModelFolder:
+def unchanged_base(recipe: BaseModelRecipe, tokenized: TokenizedDataset, workspace: Workspace) -> BaseModelFolder:
     """The base model again, for a later step; raises InvalidBaseModel if it changed since the data was tokenised."""
-    base = base_of(recipe, place)
+    base = base_of(recipe, workspace)
     if base.digest != tokenized.base_digest:
         raise InvalidBaseModel(
             f"base.model: {recipe.model} changed while this ran: its digest is {base.digest}, but the data was "
@@ -137,33 +139,33 @@ class RegisteredModel:
         return f"{self.name}/{self.version}"
 
 
-def version_of(name: str, version: int, place: Workplace, trust_remote_code: bool = False) -> RegisteredModel:
+def version_of(name: str, version: int, workspace: Workspace, trust_remote_code: bool = False) -> RegisteredModel:
     """The version with this number, or the one in production for 0; raises as `existing` does."""
-    return _registered_model(existing(name, version, place.state.tracking_uri), place, trust_remote_code)
+    return _registered_model(get_version(name, version, workspace.state.tracking_uri), workspace, trust_remote_code)
 
 
 def champion_of(
-    name: str, candidate_weights: str, place: Workplace, trust_remote_code: bool = False
+    name: str, candidate_weights: str, workspace: Workspace, trust_remote_code: bool = False
 ) -> RegisteredModel | None:
     """The version to beat, with its model folder."""
-    uri = place.state.tracking_uri
+    uri = workspace.state.tracking_uri
     found = to_beat(lookup.find(uri, name, "production"), candidate_weights, uri)
-    return _registered_model(found, place, trust_remote_code) if found else None
+    return _registered_model(found, workspace, trust_remote_code) if found else None
 
 
-def _registered_model(found: lookup.Version, place: Workplace, trust_remote_code: bool) -> RegisteredModel:
-    folder = folder_of(found.name, found.version, place)
+def _registered_model(found: lookup.Version, workspace: Workspace, trust_remote_code: bool) -> RegisteredModel:
+    folder = folder_of(found.name, found.version, workspace)
     weights, base_digest = (found.tags.get(tag, "") for tag in ("weights", "base"))
-    base = _base_of(folder, found, place, trust_remote_code) if is_adapter(folder) else None
+    base = _base_of(folder, found, workspace, trust_remote_code) if is_adapter(folder) else None
     model = wanted_digest(found.tags)
     return RegisteredModel(found.name, found.version, folder, model, weights, base_digest, base)
 
 
-def _base_of(folder: Path, found: lookup.Version, place: Workplace, trust_remote_code: bool) -> Path:
+def _base_of(folder: Path, found: lookup.Version, workspace: Workspace, trust_remote_code: bool) -> Path:
     """Where the base of an adapter lies: in the registry, or on the hub by the revision it was trained on."""
     from tasks.registry import versions
 
-    uri, cache = place.state.tracking_uri, place.state.root / "cache"
+    uri, cache = workspace.state.tracking_uri, workspace.state.root / "cache"
     address = versions.base_address(versions.checked_folder(uri, found.name, found.version, cache))
     if address.startswith("models:/"):
         return versions.base_folder(address, uri, cache)
@@ -171,14 +173,14 @@ def _base_of(folder: Path, found: lookup.Version, place: Workplace, trust_remote
     base = BaseModelRecipe(
         model=origin["base_name"], revision=origin["base_revision"], trust_remote_code=trust_remote_code
     )
-    return resolve(base, place.state.bases).folder
+    return resolve(base, workspace.state.bases).folder
 
 
-def folder_of(name: str, version: int, place: Workplace) -> Path:
+def folder_of(name: str, version: int, workspace: Workspace) -> Path:
     """A version's model folder, with the bytes that were registered."""
     from tasks.registry import versions
 
-    return versions.model_folder(place.state.tracking_uri, name, version, place.state.root / "cache")
+    return versions.model_folder(workspace.state.tracking_uri, name, version, workspace.state.root / "cache")
 
 
 ADAPTERS_KEY = "training.method.adapters"
@@ -193,15 +195,17 @@ def check_adapters(method: CombineMethod, state: State) -> None:
         check_plain_lora(_adapter_folder(address, state), ADAPTERS_KEY)
 
 
-def adapter_folders(method: CombineMethod, place: Workplace) -> list[Path]:
+def adapter_folders(method: CombineMethod, workspace: Workspace) -> list[Path]:
     """The folder of each adapter, fetched where it has to be; raises as `check_adapters` does."""
-    return [_adapter_folder(address, place.state) for address in method.adapters]
+    return [_adapter_folder(address, workspace.state) for address in method.adapters]
 
 
 def _adapter_folder(address: str, state: State) -> Path:
     """The folder that an address leads to, a version's fetched where it has to be."""
     registered = address.startswith(REGISTRY)
-    folder = folder_at(version_at(address, ADAPTERS_KEY, state), state) if registered else Path(address).resolve()
+    folder = (
+        registered_folder(version_at(address, ADAPTERS_KEY, state), state) if registered else Path(address).resolve()
+    )
     if not is_adapter(folder):
         raise InvalidRecipe(
             f"{ADAPTERS_KEY}: {address}: no adapter lies there (no {ADAPTER_CONFIG}); name a folder, or "

@@ -1,4 +1,4 @@
-"""A verb's function in, a retryable Prefect task out: which failures are tried again, and how a found step is shown."""
+"""Steps as Prefect tasks, and what a run page shows of them: which failures are retried, cards, progress."""
 
 import logging
 import re
@@ -38,7 +38,7 @@ def is_transient(_task: Task[..., object], _run: TaskRun, state: State[object]) 
     return False
 
 
-def verb(
+def step(
     retries: int, retry_delay_seconds: list[float]
 ) -> Callable[[Callable[Arguments, Result]], Callable[Arguments, Result]]:
     """Make a task of a function that finds or makes a step; a found one ends as `Reused` on the run page.

@@ -15,11 +15,11 @@ from tasks.files.known_digests import file_digest
 from tasks.modeling.base_model import BaseModelFolder
 from tasks.modeling.context_length import RowLength, check_room, context_of
 from tasks.models import base_of, check_support
-from tasks.orchestration import show, shown_progress, verb
+from tasks.orchestration import show, shown_progress, step
 from tasks.prompts import Example, PromptRenderer, renderer_of
 from tasks.recipe.stages import Recipe
 from tasks.steps.progress import Advance
-from tasks.workspace import Workplace
+from tasks.workspace import Workspace
 
 if TYPE_CHECKING:
     from tasks.registry.runs import MlflowRun
@@ -29,11 +29,11 @@ SPLITS, ASKED = ("train", "validation"), ("validation", "test")
 LENGTHS, UNCUT = "lengths.parquet", 1_000_000
 
 
-@verb(retries=2, retry_delay_seconds=[30, 120])
-def preprocess(dataset: ValidatedDataset, recipe: Recipe, place: Workplace) -> TokenizedDataset:
+@step(retries=2, retry_delay_seconds=[30, 120])
+def preprocess(dataset: ValidatedDataset, recipe: Recipe, workspace: Workspace) -> TokenizedDataset:
     """Render and tokenise every record with the base model's tokenizer, labels on the answers alone."""
-    base = base_of(recipe.base, place)
-    check_support(base.folder, base.name, recipe.base.trust_remote_code, place.store)
+    base = base_of(recipe.base, workspace)
+    check_support(base.folder, base.name, recipe.base.trust_remote_code, workspace.store)
     inputs = {
         "version": VERSION,
         "data": dataset.digest,
@@ -46,9 +46,9 @@ def preprocess(dataset: ValidatedDataset, recipe: Recipe, place: Workplace) -> T
             with unchanged(base.folder, base.digest):
                 return _build(folder, dataset, base, recipe, meter)
 
-        tokenized = place.store.make("preprocess", inputs, TokenizedDataset, build, uses=[dataset])
+        tokenized = workspace.store.make("preprocess", inputs, TokenizedDataset, build, uses=[dataset])
     _check_rooms(tokenized, recipe)
-    place.run.once(tokenized, lambda run: _tell(run, tokenized))
+    workspace.run.once(tokenized, lambda run: _tell(run, tokenized))
     show(f"{recipe.name}-masks", tokenized.path("masks.md").read_text("utf-8"), "Which tokens are trained.")
     return tokenized
 

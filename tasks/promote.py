@@ -14,30 +14,30 @@ from tasks.artifacts import (
     ValidatedDataset,
 )
 from tasks.errors import WorkRefused
-from tasks.orchestration import show, verb
+from tasks.orchestration import show, step
 from tasks.promotion import gate, history, policy
-from tasks.promotion.decision import NOT_ROLLED_BACK, Proposal, markdown, settle, standing_aliases
+from tasks.promotion.decision import NOT_ROLLED_BACK, Proposal, apply_decision, markdown, standing_aliases
 from tasks.promotion.evidence import ASKED_ROWS, HERE, evidence_for, verified_digests
 from tasks.recipe.stages import PromotionTarget, Recipe
 from tasks.registry import ledger, lookup
 from tasks.registry.champions import label, same_weights
-from tasks.registry.lookup import existing
+from tasks.registry.lookup import get_version
 from tasks.steps.state import State
 from tasks.steps.store import digest
-from tasks.workspace import Workplace
+from tasks.workspace import Workspace
 
 NOT_MOVED_AWAY = "not_moved_away"
 VERSION = 2
 
 
-@verb(retries=3, retry_delay_seconds=[5, 30, 60])
+@step(retries=3, retry_delay_seconds=[5, 30, 60])
 def promote(
     versions: ModelVersions,
     report: EvaluationReport,
     merged: MergedModel,
     dataset: ValidatedDataset,
     recipe: Recipe,
-    place: Workplace,
+    workspace: Workspace,
 ) -> PromotionDecision:
     """Let the policy decide, and move the aliases when every rule passed; a no is kept with its reasons too."""
     rules_file = policy.located(recipe.promotion.policy)
@@ -52,7 +52,7 @@ def promote(
     }
 
     def build(_: Path) -> PromotionDecision:
-        standing = _standing(versions.name, versions.version, place.state)
+        standing = _standing(versions.name, versions.version, workspace.state)
         basis = _basis(report, HERE, rules_file, rules)
         proposal = Proposal(
             versions=versions,
@@ -60,26 +60,26 @@ def promote(
             champion=report.champion,
             checks=[
                 *gate.decide(rules, report, merged.parity, merged.kind, standing),
-                *_not_moved_away(versions, recipe.promotion.target, basis, place.state),
+                *_not_moved_away(versions, recipe.promotion.target, basis, workspace.state),
             ],
             basis=basis,
             questions=_questions(dataset),
             flow="retrain",
         )
-        return settle(proposal, place.state, place.run.open())
+        return apply_decision(proposal, workspace.state, workspace.run.open())
 
-    decision = place.store.make(
-        "promote", inputs, PromotionDecision, build, still_true=lambda found: _still_true(found, place.state)
+    decision = workspace.store.make(
+        "promote", inputs, PromotionDecision, build, still_true=lambda found: _still_true(found, workspace.state)
     )
     if decision.reused:
-        aliases = standing_aliases(versions.name, versions.adapter_name, place.state)
+        aliases = standing_aliases(versions.name, versions.adapter_name, workspace.state)
         previous = aliases[versions.name].get("previous", 0) if decision.promote else 0
         decision = decision.model_copy(update={"aliases": aliases, "previous": previous})
     _show(decision)
     return decision
 
 
-@verb(retries=3, retry_delay_seconds=[5, 30, 60])
+@step(retries=3, retry_delay_seconds=[5, 30, 60])
 def promote_registered(
     name: str, version: int, target: PromotionTarget, forced: str, rules_file: Path, state: State
 ) -> PromotionDecision:
@@ -91,7 +91,7 @@ def promote_registered(
     known = evidence_for(name, version, state)
     checks: list[PolicyCheck] = []
     if known.report:
-        verified_digests(existing(name, version, state.tracking_uri), state)
+        verified_digests(get_version(name, version, state.tracking_uri), state)
         standing = _standing(name, version, state)
         checks = gate.decide(rules, known.report, known.parity, known.kind, standing)
     elif not forced:
@@ -111,7 +111,7 @@ def promote_registered(
         flow="promote",
         forced=forced,
     )
-    decision = settle(proposal, state, known.run)
+    decision = apply_decision(proposal, state, known.run)
     _show(decision)
     return decision
 

@@ -15,12 +15,12 @@ from tasks.artifacts import (
 from tasks.files.digests import digest
 from tasks.modeling.base_model import BaseModelFolder
 from tasks.modeling.origin import origin_of
-from tasks.models import REGISTRY, parsed, same_base
-from tasks.orchestration import verb
+from tasks.models import REGISTRY, parse_model_uri, unchanged_base
+from tasks.orchestration import step
 from tasks.output.credentials import without_credentials
 from tasks.recipe.stages import Recipe
 from tasks.registry import lookup
-from tasks.workspace import Workplace
+from tasks.workspace import Workspace
 
 if TYPE_CHECKING:
     from tasks.registry.runs import MlflowRun
@@ -28,7 +28,7 @@ if TYPE_CHECKING:
 VERSION = 2
 
 
-@verb(retries=4, retry_delay_seconds=[5, 15, 60, 120])
+@step(retries=4, retry_delay_seconds=[5, 15, 60, 120])
 def register(
     dataset: ValidatedDataset,
     tokenized: TokenizedDataset,
@@ -36,10 +36,10 @@ def register(
     report: EvaluationReport,
     merged: MergedModel,
     recipe: Recipe,
-    place: Workplace,
+    workspace: Workspace,
 ) -> ModelVersions:
     """Make the registry's versions of this release, or find those its content already has."""
-    uri = place.state.tracking_uri
+    uri = workspace.state.tracking_uri
     # What a version runs is part of it: the same weights with a newer `serve_model.py` are another version.
     content = {
         "version": VERSION,
@@ -59,26 +59,26 @@ def register(
     def build(folder: Path) -> ModelVersions:
         from tasks.registry import release
 
-        for step in (weights, merged):
-            place.store.check(step, in_full=True)
+        for record in (weights, merged):
+            workspace.store.check(record, in_full=True)
 
         seeds = {"seed": recipe.seed}
         manifest = release.release_manifest(recipe, dataset, tokenized, weights, report, merged, seeds)
         (folder / "release.json").write_text(json.dumps(manifest, ensure_ascii=False, indent=1), "utf-8")
         (folder / "MODEL_CARD.md").write_text(release.model_card(manifest, report, recipe.serving.description), "utf-8")
-        base = same_base(recipe.base, tokenized, place)
-        return _register(folder, digest(content), base, weights, merged, recipe, place.run.open())
+        base = unchanged_base(recipe.base, tokenized, workspace)
+        return _register(folder, digest(content), base, weights, merged, recipe, workspace.run.open())
 
     def still_there(found: ModelVersions) -> bool:
         pairs = [(found.name, found.version), (found.adapter_name, found.adapter_version)]
         if found.base_address:
-            name, _, number = parsed(found.base_address, "base.model")
+            name, _, number = parse_model_uri(found.base_address, "base.model")
             pairs.append((name, number))
         return all(lookup.find(uri, name, version=version) for name, version in pairs if name)
 
     uses = [dataset, tokenized, weights, report, merged]
-    made = place.store.make("register", inputs, ModelVersions, build, still_true=still_there, uses=uses)
-    place.run.once(made, lambda run: _tell(run, made))
+    made = workspace.store.make("register", inputs, ModelVersions, build, still_true=still_there, uses=uses)
+    workspace.run.once(made, lambda run: _tell(run, made))
     return made
 
 

@@ -15,8 +15,8 @@ from tasks.artifacts import TokenizedDataset, TrainedWeights
 from tasks.errors import TunelineError
 from tasks.files.digests import model_digest, unchanged
 from tasks.modeling.base_model import BaseModelFolder
-from tasks.models import same_base
-from tasks.orchestration import shown_progress, verb
+from tasks.models import unchanged_base
+from tasks.orchestration import shown_progress, step
 from tasks.planning.plan import memory_points
 from tasks.recipe.methods import CombineMethod
 from tasks.recipe.stages import Recipe
@@ -25,7 +25,7 @@ from tasks.steps.store import recorded_digest
 from tasks.training import events, launch
 from tasks.training.job import JOB, TrainingJob
 from tasks.training.outcome import SUMMARY
-from tasks.workspace import Workplace
+from tasks.workspace import Workspace
 
 if TYPE_CHECKING:
     from tasks.registry.runs import MlflowRun, Point
@@ -36,12 +36,12 @@ NOT_PART_OF_THE_RESULT = {"checkpoint_seconds"}
 log = logging.getLogger("tuneline")
 
 
-@verb(retries=3, retry_delay_seconds=[5, 30, 120])
-def train(tokenized: TokenizedDataset, recipe: Recipe, place: Workplace) -> TrainedWeights:
+@step(retries=3, retry_delay_seconds=[5, 30, 120])
+def train(tokenized: TokenizedDataset, recipe: Recipe, workspace: Workspace) -> TrainedWeights:
     """Fit the weights the recipe asks for, or go on where an interrupted training stopped."""
-    base = same_base(recipe.base, tokenized, place)
+    base = unchanged_base(recipe.base, tokenized, workspace)
     method = recipe.training.method
-    parts = models.adapter_folders(method, place) if isinstance(method, CombineMethod) else []
+    parts = models.adapter_folders(method, workspace) if isinstance(method, CombineMethod) else []
     contents = identity(parts)
     inputs = {
         "version": VERSION,
@@ -53,7 +53,7 @@ def train(tokenized: TokenizedDataset, recipe: Recipe, place: Workplace) -> Trai
         "adapters": contents,
     }
     with shown_progress(f"{recipe.name} train", 1, "steps") as meter:
-        follower = Follower(place, meter)
+        follower = Follower(workspace, meter)
 
         def build(folder: Path) -> TrainedWeights:
             if parts:
@@ -62,7 +62,7 @@ def train(tokenized: TokenizedDataset, recipe: Recipe, place: Workplace) -> Trai
             with unchanged(base.folder, base.digest):
                 return _build(folder, tokenized, base, recipe, follower)
 
-        weights = place.store.make("train", inputs, TrainedWeights, build, resumable=not parts, uses=[tokenized])
+        weights = workspace.store.make("train", inputs, TrainedWeights, build, resumable=not parts, uses=[tokenized])
 
     def tell(run: "MlflowRun") -> None:
         from tasks.registry import runs
@@ -71,7 +71,7 @@ def train(tokenized: TokenizedDataset, recipe: Recipe, place: Workplace) -> Trai
         if not parts:
             runs.log_points(run, memory_points(recipe, base.folder, tokenized, weights))
 
-    place.run.once(weights, tell)
+    workspace.run.once(weights, tell)
     return weights
 
 
@@ -82,8 +82,8 @@ class Follower:
     the step is done.
     """
 
-    def __init__(self, place: Workplace, meter: Meter) -> None:
-        self.place, self.meter = place, meter
+    def __init__(self, workspace: Workspace, meter: Meter) -> None:
+        self.workspace, self.meter = workspace, meter
         self.reachable = True
         self.waiting: list[dict[str, Any]] = []
         self.sent = time.monotonic()
@@ -102,7 +102,7 @@ class Follower:
             self.sent = time.monotonic()
             points, self.waiting = points_of(self.waiting), []
             try:
-                runs.log_points(self.place.run.open(), points)
+                runs.log_points(self.workspace.run.open(), points)
             except TunelineError as fault:
                 # Whatever MLflow's fault is: a training is worth more than the sight of its curve.
                 self.reachable = False

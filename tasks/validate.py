@@ -4,27 +4,27 @@ from typing import TYPE_CHECKING
 
 from tasks.artifacts import ValidatedDataset
 from tasks.data.dataset import SHOWN, UNITS, dataset_inputs, validate_sources
-from tasks.orchestration import show, shown_progress, verb
+from tasks.orchestration import show, shown_progress, step
 from tasks.recipe.stages import Recipe
 from tasks.steps.store import file_digest
-from tasks.workspace import Workplace
+from tasks.workspace import Workspace
 
 if TYPE_CHECKING:
     from tasks.registry.runs import MlflowRun
 
 
-@verb(retries=2, retry_delay_seconds=[10, 60])
-def validate(recipe: Recipe, place: Workplace) -> ValidatedDataset:
+@step(retries=2, retry_delay_seconds=[10, 60])
+def validate(recipe: Recipe, workspace: Workspace) -> ValidatedDataset:
     """Check every record and divide them by identity, or find the dataset these bytes already gave."""
-    inputs = dataset_inputs(recipe, place.sources)
+    inputs = dataset_inputs(recipe, workspace.sources)
     with shown_progress(f"{recipe.name} validate", UNITS, "%") as meter:
-        dataset = place.store.make(
+        dataset = workspace.store.make(
             "validate",
             inputs,
             ValidatedDataset,
-            lambda folder: validate_sources(recipe.data, folder, recipe.seed, recipe.name, meter, place.sources),
+            lambda folder: validate_sources(recipe.data, folder, recipe.seed, recipe.name, meter, workspace.sources),
         )
-    place.run.once(dataset, lambda run: _tell(run, dataset))
+    workspace.run.once(dataset, lambda run: _tell(run, dataset))
     show(f"{recipe.name}-data", dataset.path("report.md").read_text("utf-8"), "What is in the data.")
     return dataset
 

@@ -13,8 +13,8 @@ SOURCES = {"train", "validation", "test"}
 
 
 @dataclass(frozen=True)
-class Workplace:
-    """What a verb needs besides its inputs."""
+class Workspace:
+    """What a step needs besides its inputs."""
 
     state: State
     store: StepStore
@@ -23,7 +23,7 @@ class Workplace:
     """Digest of the bytes that the recipe's sources held when this began; a dataset is made of these or of none."""
 
     @classmethod
-    def open(cls, recipe: Recipe, source_digest: str, evaluated: str = "") -> "Workplace":
+    def open(cls, recipe: Recipe, source_digest: str, evaluated: str = "") -> "Workspace":
         """The workplace of one release, in this process's state folder; or of an evaluation of a registered version."""
         here = state()
         told = recipe.model_dump(mode="json", exclude={"promotion": True, "data": SOURCES})

@@ -13,7 +13,7 @@ from tasks.artifacts import Parity
 from tasks.errors import OutOfMemory
 from tasks.modeling import memory, merging
 from tasks.modeling.generation import generate
-from tasks.modeling.loading import let_go
+from tasks.modeling.loading import free_gpu_memory
 from tasks.modeling.methods import device
 from tasks.prompts import stop_ids
 from tasks.recipe.methods import EightBitLoraMethod, FullMethod, LoraMethod, Method, QLoraMethod
@@ -144,7 +144,7 @@ def merge_parities(weights: Path, base: Path, shape: str) -> Iterator[tuple[str,
     expected = list(merging.distributions(model, prompts, answers))
     for rule in adapter.rules:
         del model
-        let_go()
+        free_gpu_memory()
         model = adapter.load_for(rule).merge_and_unload(safe_merge=True)
         given = merging.distributions(model, prompts, answers)
         yield rule, merging.measure(expected, given, answers, _answers(model, prompts, stop))

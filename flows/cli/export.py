@@ -58,10 +58,10 @@ def export_version(
     from tasks.modeling.origin import origin_of
     from tasks.promotion.evidence import evidence_for
     from tasks.registry import contents, lookup, versions
-    from tasks.registry.lookup import existing
+    from tasks.registry.lookup import get_version
 
     uri = here.tracking_uri
-    found = existing(name, version, uri) if version else lookup.named(uri, name, alias)
+    found = get_version(name, version, uri) if version else lookup.get_by_alias(uri, name, alias)
     whole = versions.checked_folder(uri, name, found.version, here.root / "cache")
     files = {path.name: path for path in (whole / "artifacts").glob("*") if path.is_file()}
     source = contents.weights_in(whole)

@@ -28,7 +28,9 @@ def load_model(base: Path, weights: Path | None, base_digest: str, trust_remote_
     """
     if weights is None or not is_adapter(weights):
         folder = weights or base
-        return _plainly_greedy(load_base(folder, trust_remote_code=trust_remote_code, dtype=asked_in(folder)).eval())
+        return _without_sampling_defaults(
+            load_base(folder, trust_remote_code=trust_remote_code, dtype=inference_dtype(folder)).eval()
+        )
     check_files(weights)
     origin = origin_of(weights)
     if origin.get("base") != base_digest:
@@ -36,12 +38,12 @@ def load_model(base: Path, weights: Path | None, base_digest: str, trust_remote_
             f"{weights}: the adapter was trained on base {origin.get('base')}, not on {base} ({base_digest})."
         )
     loaded = load_base(
-        base, trust_remote_code=trust_remote_code, quantisation=origin.get("quantisation"), dtype=asked_in(base)
+        base, trust_remote_code=trust_remote_code, quantisation=origin.get("quantisation"), dtype=inference_dtype(base)
     )
-    return with_adapter(_plainly_greedy(loaded), weights)
+    return with_adapter(_without_sampling_defaults(loaded), weights)
 
 
-def asked_in(folder: Path) -> torch.dtype:
+def inference_dtype(folder: Path) -> torch.dtype:
     """The number format in which a model folder is asked and folded.
 
     fp32, which answers alike alone and in a batch; on a GPU that cannot hold its weights so, what is fast there.
@@ -54,7 +56,7 @@ def asked_in(folder: Path) -> torch.dtype:
     return torch.float32 if fits else autocast_dtype(Precision.auto, where)
 
 
-def let_go() -> None:
+def free_gpu_memory() -> None:
     """Give back what models that nobody holds any more took of a GPU: another process may need it."""
     gc.collect()
     if torch.cuda.is_available():
@@ -77,7 +79,7 @@ def with_adapter(model: Any, weights: Path) -> Any:
     return PeftModel.from_pretrained(model, weights).eval()
 
 
-def _plainly_greedy(model: Any) -> Any:
+def _without_sampling_defaults(model: Any) -> Any:
     """Take away a folder's sampling defaults (a repetition penalty, say), as serving does; stop tokens stay."""
     from transformers import GenerationConfig
 
@@ -100,7 +102,7 @@ def stops_as_scored(model: Any, tokenizer: Any) -> list[int]:
     return stops
 
 
-def prove_live(model: Any, prompt_ids: list[int]) -> float:
+def check_adapter_active(model: Any, prompt_ids: list[int]) -> float:
     """Largest difference of a prompt's last logits with the adapter on and off.
 
     Raises WorkRefused when there is none: the adapter was not loaded, or learned nothing, and the base would be scored.

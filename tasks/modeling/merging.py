@@ -17,7 +17,7 @@ import torch
 from tasks.artifacts import MergeCandidate, MergeRule, Parity
 from tasks.errors import WorkRefused
 from tasks.modeling.generation import generate
-from tasks.modeling.loading import asked_in, let_go, load_model, stops_as_scored, with_adapter
+from tasks.modeling.loading import free_gpu_memory, inference_dtype, load_model, stops_as_scored, with_adapter
 from tasks.modeling.origin import ORIGIN, origin_of
 from tasks.modeling.quantisation import dequantised
 from tasks.recipe.stages import MergingRecipe
@@ -48,7 +48,7 @@ class BoundAdapter:
     @property
     def rounds(self) -> bool:
         """Whether folding changes answers by its nature: on a quantised base, or one that is not asked in fp32."""
-        return self.quantised or asked_in(self.base) is not torch.float32
+        return self.quantised or inference_dtype(self.base) is not torch.float32
 
     def load(self) -> Any:
         """Base plus adapter as it was trained, on a base quantised as it was."""
@@ -59,7 +59,7 @@ class BoundAdapter:
         if rule == "requantised":
             return self.load()
         if rule == "dequantised":
-            base = dequantised(self.load().unload(), asked_in(self.base))
+            base = dequantised(self.load().unload(), inference_dtype(self.base))
         else:
             base = load_model(self.base, None, "", self.trust_remote_code)
         return with_adapter(base, self.weights)
@@ -108,20 +108,20 @@ def merge_best(adapter: BoundAdapter, questions: Questions, bounds: MergingRecip
     for rule in adapter.rules:
         if adapter.quantised:
             del model
-            let_go()
+            free_gpu_memory()
             model = adapter.load_for(rule)
         model = _folded(model)
         if rule != NEVER_SAVED:
             place = _place(folder, rule)
             write(model, adapter.weights, place, adapter.trust_remote_code)
             del model
-            let_go()
+            free_gpu_memory()
             model = load_model(place, None, "", adapter.trust_remote_code)
         given = questions.answers(model)
         parity = measure(expected, distributions(model, questions.prompts, answers), answers, given)
         candidates.append(MergeCandidate(rule=rule, parity=parity, score=questions.score(given)))
     del model
-    let_go()
+    free_gpu_memory()
     best = nearest(candidates)
     broken = breaches(best.parity, bounds)
     if broken and not adapter.rounds:

@@ -8,7 +8,7 @@ import torch
 
 from tasks.errors import InvalidRecipe
 from tasks.modeling import attention
-from tasks.modeling.quantisation import exact, quantisation_config
+from tasks.modeling.quantisation import disable_bf16_repacking, quantisation_config
 from tasks.recipe.methods import (
     ALL_LINEAR,
     AdaptionPromptMethod,
@@ -67,7 +67,7 @@ def load_base(
         trust_remote_code=trust_remote_code,
         **options,
     )
-    return exact(model) if quantisation else model.to(device())
+    return disable_bf16_repacking(model) if quantisation else model.to(device())
 
 
 def load_for_training(folder: Path, method: Method, compute: ComputeRecipe, trust_remote_code: bool = False) -> Any:

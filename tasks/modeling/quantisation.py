@@ -32,7 +32,7 @@ def quantisation_config(quantisation: Mapping[str, Any], dtype: torch.dtype) -> 
     )
 
 
-def exact(model: Any) -> Any:
+def disable_bf16_repacking(model: Any) -> Any:
     """Keep a 4-bit model's answers those of its training.
 
     On processors with AVX512-BF16 bitsandbytes repacks a 4-bit weight for good when it is first asked without

@@ -7,7 +7,7 @@ from typing import Any
 from tasks.artifacts import ChosenMethod
 from tasks.files.digests import describing_digest, digest
 from tasks.models import described
-from tasks.planning.plan import resolved
+from tasks.planning.plan import resolve_auto
 from tasks.recipe.methods import AutoMethod
 from tasks.recipe.stages import Recipe
 from tasks.steps.state import State
@@ -17,7 +17,7 @@ from tasks.workspace import SOURCES
 VERSION = 2
 
 
-def with_method(recipe: Recipe, state: State) -> Recipe:
+def resolve_method(recipe: Recipe, state: State) -> Recipe:
     """The recipe with `method: auto` replaced; any other recipe as it is.
 
     What was chosen is kept for the recipe, its base and this machine: what is free changes from minute to minute, and a
@@ -30,7 +30,7 @@ def with_method(recipe: Recipe, state: State) -> Recipe:
     inputs = {"version": VERSION, "recipe": told, "base": base, "machine": _machine()}
 
     def build(_: Path) -> ChosenMethod:
-        method = resolved(recipe).training.method
+        method = resolve_auto(recipe).training.method
         return ChosenMethod(digest=digest(method), method=method.model_dump(mode="json"))
 
     found = StepStore(state.steps).make("plan", inputs, ChosenMethod, build)

@@ -107,7 +107,7 @@ def choose(found: Plan) -> Method:
     )
 
 
-def resolved(recipe: Recipe) -> Recipe:
+def resolve_auto(recipe: Recipe) -> Recipe:
     """The recipe with `method: auto` replaced by the choice, which is logged; any other recipe as it is.
 
     The chosen method has its own default options. Raises InvalidRecipe where none fits.

@@ -4,7 +4,7 @@ from typing import Any, NamedTuple
 
 from tasks.errors import StateUnusable
 from tasks.registry import ledger
-from tasks.registry.lookup import Version, named
+from tasks.registry.lookup import Version, get_by_alias
 from tasks.steps.state import State
 
 
@@ -24,7 +24,7 @@ class LookedUp(NamedTuple):
 
 def looked_up(name: str, alias: str, state: State) -> LookedUp:
     """What `tuneline lookup` shows; raises UnknownVersion as `lookup.named` does."""
-    version = named(state.tracking_uri, name, alias)
+    version = get_by_alias(state.tracking_uri, name, alias)
     return LookedUp(version, in_ledger(version, state))
 
 

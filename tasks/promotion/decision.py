@@ -11,7 +11,7 @@ from tasks.output.escaping import markdown_row, markdown_text
 from tasks.recipe.stages import PromotionTarget
 from tasks.registry import lookup
 from tasks.registry.champions import label, same_weights, to_beat
-from tasks.registry.lookup import existing
+from tasks.registry.lookup import get_version
 from tasks.steps.state import State
 from tasks.steps.store import digest
 
@@ -40,20 +40,20 @@ class Proposal:
     forced: str = ""
 
 
-def settle(proposal: Proposal, state: State, run: "MlflowRun | None") -> PromotionDecision:
+def apply_decision(proposal: Proposal, state: State, run: "MlflowRun | None") -> PromotionDecision:
     """Prove the versions loadable, then move their aliases, if every check passed; write the decision down either way.
 
     A forced version has to answer all the same. Raises WorkRefused when production moved since the report was made, or
     while the version was asked: it was compared with another champion.
     """
     uri, versions = state.tracking_uri, proposal.versions
-    candidate = existing(versions.name, versions.version, uri)
+    candidate = get_version(versions.name, versions.version, uri)
     production = lookup.find(uri, versions.name, "production")
     checks = [*proposal.checks, *([] if proposal.forced else _not_rolled_back(candidate, production, uri))]
     decided = all(check.passed for check in checks) or bool(proposal.forced)
     standing = _standing(candidate, production, proposal.champion, uri) if decided and not proposal.forced else None
     if decided:
-        checks = [*checks, asked(versions, proposal.questions, state)]
+        checks = [*checks, loads_and_answers(versions, proposal.questions, state)]
     if proposal.forced:
         checks = [PolicyCheck(rule="forced", passed=True, reason=f"Forced: {proposal.forced}"), *checks]
     entry = _entry(proposal, decided, checks, uri)
@@ -169,7 +169,7 @@ def _standing(candidate: lookup.Version, production: lookup.Version | None, cham
     return production.version if production else 0
 
 
-def asked(versions: ModelVersions, questions: Sequence[dict[str, Any]], state: State) -> PolicyCheck:
+def loads_and_answers(versions: ModelVersions, questions: Sequence[dict[str, Any]], state: State) -> PolicyCheck:
     """Load each version as a consumer would and ask it; raises WorkRefused where it does not answer."""
     from tasks.registry import smoke_test
 

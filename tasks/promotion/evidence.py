@@ -20,7 +20,7 @@ from tasks.output.credentials import without_credentials
 from tasks.registry import lookup, runs
 from tasks.registry.champions import label, to_beat
 from tasks.registry.contents import wanted_digest
-from tasks.registry.lookup import existing
+from tasks.registry.lookup import get_version
 from tasks.steps.state import State
 from tasks.steps.store import StepStore, digest, read_step
 
@@ -58,7 +58,7 @@ def evidence_for(name: str, version: int, state: State) -> Evidence:
     Raises UnknownVersion, ServiceUnavailable, and WorkRefused where tags and bytes of a version from elsewhere differ.
     """
     uri = state.tracking_uri
-    found = existing(name, version, uri)
+    found = get_version(name, version, uri)
     run = runs.MlflowRun(run_id=found.run_id, experiment_id="", tracking_uri=uri) if found.run_id else None
     adapter, number = adapter_of(found)
     versions = ModelVersions(
@@ -91,7 +91,7 @@ def verified_digests(found: lookup.Version, state: State) -> set[str]:
     digests = set()
     for name, number in ((found.name, found.version), adapter_of(found)):
         if name:
-            version = existing(name, number, state.tracking_uri)
+            version = get_version(name, number, state.tracking_uri)
             folder = versions.model_folder(state.tracking_uri, name, number, state.root / "cache")
             digests |= {model_digest(folder), wanted_digest(version.tags)}
     for tag in ("model", "weights"):

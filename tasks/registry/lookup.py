@@ -77,14 +77,14 @@ def aliases(tracking_uri: str, name: str) -> dict[str, int]:
     return _aliases_with_client(tracking_uri, name)
 
 
-def named(tracking_uri: str, name: str, alias: str) -> Version:
+def get_by_alias(tracking_uri: str, name: str, alias: str) -> Version:
     """The version that an alias points at; raises UnknownVersion with the aliases there are, and as `find` does."""
     if found := find(tracking_uri, name, alias):
         return found
-    raise UnknownVersion(f"{name}@{alias}: {tracking_uri} has no such alias; {said_aliases(tracking_uri, name)}.")
+    raise UnknownVersion(f"{name}@{alias}: {tracking_uri} has no such alias; {describe_aliases(tracking_uri, name)}.")
 
 
-def said_aliases(tracking_uri: str, name: str) -> str:
+def describe_aliases(tracking_uri: str, name: str) -> str:
     """The aliases of a model in words, for a message that says what there is."""
     known = sorted(aliases(tracking_uri, name).items())
     return f"aliases of {name}: {', '.join(f'{alias} → {version}' for alias, version in known) or 'none'}"
@@ -232,10 +232,10 @@ def run_status(tracking_uri: str, run_id: str) -> str:
     return status_of(tracking_uri, run_id)
 
 
-def existing(name: str, version: int, uri: str) -> Version:
+def get_version(name: str, version: int, uri: str) -> Version:
     """What the registry says of a version, 0 for production's. Raises UnknownVersion with what there is."""
     found = find(uri, name, version=version)
     if found is None:
         wanted = f"{name}/{version}" if version else f"{name}@production"
-        raise UnknownVersion(f"{uri}: {wanted} does not exist; {said_aliases(uri, name)}.")
+        raise UnknownVersion(f"{uri}: {wanted} does not exist; {describe_aliases(uri, name)}.")
     return found

@@ -261,7 +261,7 @@ class Training:
 
     def _save(self) -> None:
         """Write `weights/`: adapter or model, the tokenizer with its template, and what they are bound to."""
-        job, progress, shared_out = self.job, self.progress, self.strategy.shares_out
+        job, progress, shared_out = self.job, self.progress, self.strategy.is_sharded
         peak_memory = int(*self.strategy.largest(process_memory.peak()))
         if shared_out and progress.best_loss is None:
             checkpoints.save_best(job.folder, self.strategy, progress.best_step)

@@ -1,6 +1,6 @@
 """A job and this machine in, the command that starts its training out: the worker alone, or `accelerate launch`.
 
-A training over several machines is started by the verb on the first; on each other machine, with NODE_RANK counted on,
+A training over several machines is started by the step on the first; on each other machine, with NODE_RANK counted on,
 by `python -P -m tasks.training.processes job.json`. They share the job's folder, and only the first process writes in
 it.
 """
@@ -32,7 +32,7 @@ ADDRESS = ("MASTER_ADDR", "MASTER_PORT", "NODE_RANK")
 
 
 def launched(compute: ComputeRecipe) -> bool:
-    """Whether `accelerate launch` stands between the verb and the worker."""
+    """Whether `accelerate launch` stands between the step and the worker."""
     return compute.processes > 1
 
 
@@ -96,7 +96,7 @@ def command(
     if compute.machines > 1:
         address = dict(zip(("main_process_ip", "main_process_port", "machine_rank"), ADDRESS, strict=True))
         options |= {option: variables[name] for option, name in address.items()}
-    # Longer than a step usually takes, and shorter than the verb waits.
+    # Longer than a step usually takes, and shorter than the step waits.
     added["TORCH_ELASTIC_SHUTDOWN_TIMEOUT"] = str(SHUTDOWN_SECONDS)
     if not gpus:
         added["ACCELERATE_USE_CPU"] = "true"

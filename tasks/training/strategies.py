@@ -20,7 +20,7 @@ BUCKET = 2**24
 class Replicated:
     """Each process holds all there is; also the strategy of one process alone."""
 
-    shares_out = False
+    is_sharded = False
     skipped = False
     """Whether the last step was not taken, because its gradients overflowed fp16."""
     model: Any
@@ -55,7 +55,7 @@ class Replicated:
         sum.
         """
         rank, processes = self.accelerator.process_index, self.accelerator.num_processes
-        return turns(items, rank, processes, self.shares_out)
+        return turns(items, rank, processes, self.is_sharded)
 
     def backward(self, loss: torch.Tensor, last: bool) -> None:
         """Add a loss's gradients to those of the step; `last` says that no more will come before `step`."""
@@ -141,7 +141,7 @@ class Replicated:
 class Fsdp2(Replicated):
     """Each process holds a share of weights, gradients and optimiser state: PyTorch's fully_shard."""
 
-    shares_out = True
+    is_sharded = True
 
     def __init__(self, precision: str) -> None:
         from accelerate import PartialState
@@ -167,17 +167,17 @@ class Fsdp2(Replicated):
         """PyTorch has done it."""
 
 
-def turns(items: Sequence[Any], rank: int, processes: int, shares_out: bool) -> list[tuple[int, Any, float]]:
+def turns(items: Sequence[Any], rank: int, processes: int, is_sharded: bool) -> list[tuple[int, Any, float]]:
     """What `Replicated.turns` gives process `rank` of `processes`.
 
-    >>> turns("abc", 1, 2, shares_out=False)
+    >>> turns("abc", 1, 2, is_sharded=False)
     [(1, 'b', 1.0)]
-    >>> turns("abc", 1, 2, shares_out=True)
+    >>> turns("abc", 1, 2, is_sharded=True)
     [(1, 'b', 2.0), (0, 'a', 0.0)]
     """
-    weight = float(processes) if shares_out else 1.0
+    weight = float(processes) if is_sharded else 1.0
     mine = [(number, items[number], weight) for number in range(rank, len(items), processes)]
-    if shares_out and items:
+    if is_sharded and items:
         mine += [(0, items[0], 0.0)] * (-(-len(items) // processes) - len(mine))
     return mine
 

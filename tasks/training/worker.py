@@ -110,7 +110,7 @@ def is_first() -> bool:
 
 
 def _watched(job: TrainingJob) -> list[int]:
-    """The processes without which this one ends: the verb where it is on this machine, and the launcher."""
+    """The processes without which this one ends: the step's where it is on this machine, and the launcher."""
     launcher = [os.getppid()] if "TORCHELASTIC_RUN_ID" in os.environ else []
     verb = [job.parent] if job.parent and os.environ.get("GROUP_RANK", "0") == "0" else []
     return verb + launcher

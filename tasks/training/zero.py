@@ -30,7 +30,7 @@ def configuration(strategy: Strategy, precision: str, limit: float) -> dict[str,
 class Zero(Replicated):
     """Each process steps a share of the weights, in fp32; in bf16 and fp16 the engine computes with a copy."""
 
-    shares_out = True
+    is_sharded = True
 
     def __init__(self, precision: str, strategy: Strategy) -> None:
         # The engine sets the number format by itself: no autocast, no scaling of the loss here.

@@ -278,7 +278,7 @@ def test_commands_that_use_a_version_with_other_bytes_say_so(tampered, shop, tmp
 
 def test_a_version_with_other_bytes_is_asked_nothing_before_an_alias_moves(tampered, released, shop):
     with pytest.raises(WorkRefused, match="other bytes"):
-        decision.asked(released.versions, [{"instruction": "Who are you?"}], shop.state)
+        decision.loads_and_answers(released.versions, [{"instruction": "Who are you?"}], shop.state)
 
 
 @pytest.mark.slow
@@ -294,5 +294,5 @@ def test_a_base_version_that_was_deleted_is_made_again_with_the_adapter_that_nam
     assert not done.versions.reused and done.merged.reused
     assert done.versions.base_address == f"models:/{name}/{int(number) + 1}"
     assert (done.versions.version, done.versions.adapter_version) == (1, 2)
-    assert decision.asked(done.versions, [{"instruction": "What colour is grass?"}], fresh.state).passed
+    assert decision.loads_and_answers(done.versions, [{"instruction": "What colour is grass?"}], fresh.state).passed
     assert retrain(recipe).versions.reused

@@ -13,7 +13,7 @@ from tasks.artifacts import TokenizedDataset, TrainedWeights
 from tasks.errors import InvalidRecipe
 from tasks.modeling.memory import Memory, PackSize, Prediction
 from tasks.planning import plan
-from tasks.planning.auto import with_method
+from tasks.planning.auto import resolve_method
 from tasks.planning.plan import GIB, Option, Plan
 from tasks.planning.workload import LARGEST_FILE, Workload, workload
 from tasks.recipe.methods import EightBitLoraMethod, FullMethod, LoraMethod, QLoraMethod
@@ -75,7 +75,7 @@ def test_auto_becomes_the_best_method_that_fits_without_any_weights(
 ) -> None:
     caplog.set_level("INFO", logger="tuneline")
     told = recipe(wide, colours, method={"type": "auto", "memory_gib": gib}, learning_rate=1e-3)
-    found = plan.resolved(told)
+    found = plan.resolve_auto(told)
     assert found.training.method.type == chosen
     assert found == told.model_copy(
         update={"training": told.training.model_copy(update={"method": type(found.training.method)()})}
@@ -86,20 +86,20 @@ def test_auto_becomes_the_best_method_that_fits_without_any_weights(
 def test_the_choice_is_made_anew_for_a_base_of_another_shape(wide: Path, colours: Path, tmp_path: Path) -> None:
     told = recipe(wide, colours, method={"type": "auto", "memory_gib": 6}, learning_rate=1e-3)
     state = State(tmp_path / "state")
-    assert with_method(told, state).training.method.type == "lora"
+    assert resolve_method(told, state).training.method.type == "lora"
     config = json.loads((wide / "config.json").read_text("utf-8"))
     (wide / "config.json").write_text(json.dumps(config | {"num_hidden_layers": 1, "vocab_size": 8000}), "utf-8")
-    assert with_method(told, state).training.method.type == "full"
+    assert resolve_method(told, state).training.method.type == "full"
 
 
 def test_a_recipe_that_says_its_method_stays_as_it_is(tiny_base: Path, colours: Path) -> None:
     told = recipe(tiny_base, colours, method={"type": "lora", "rank": 4})
-    assert plan.resolved(told) is told
+    assert plan.resolve_auto(told) is told
 
 
 def test_auto_on_a_machine_where_nothing_fits_is_refused(tiny_base: Path, colours: Path) -> None:
     with pytest.raises(InvalidRecipe, match="nothing fits into 0"):
-        plan.resolved(recipe(tiny_base, colours, method={"type": "auto", "memory_gib": 0.1}))
+        plan.resolve_auto(recipe(tiny_base, colours, method={"type": "auto", "memory_gib": 0.1}))
 
 
 def test_lengths_come_from_the_records(tiny_base: Path, colours: Path) -> None:

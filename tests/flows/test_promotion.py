@@ -136,7 +136,7 @@ def test_a_step_that_is_repeated_decides_the_same_and_writes_it_once(three, shop
 @pytest.mark.slow
 def test_of_two_promotions_at_once_the_second_moves_nothing(three, shop, monkeypatch):
     by_hand(shop, 1)
-    real = decision.asked
+    real = decision.loads_and_answers
 
     def interrupted(model, questions, state):
         answered = real(model, questions, state)
@@ -144,7 +144,7 @@ def test_of_two_promotions_at_once_the_second_moves_nothing(three, shop, monkeyp
             assert promote_version("served", 3).promote
         return answered
 
-    monkeypatch.setattr(decision, "asked", interrupted)
+    monkeypatch.setattr(decision, "loads_and_answers", interrupted)
     before = decisions(shop, "served")
     with pytest.raises(WorkRefused, match="production is served/3 now, and it was served/1"):
         promote_version("served", 2)
@@ -155,7 +155,7 @@ def test_of_two_promotions_at_once_the_second_moves_nothing(three, shop, monkeyp
 @pytest.mark.slow
 def test_a_rollback_that_another_promotion_overtakes_moves_nothing(three, shop, monkeypatch):
     by_hand(shop, 2, previous=1)
-    real = rollback.asked
+    real = rollback.loads_and_answers
 
     def interrupted(model, questions, state):
         assert model.version == 1

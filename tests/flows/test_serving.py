@@ -2,7 +2,7 @@
 
 import pyarrow.parquet as pq
 
-from tasks.answers import read_answers, registered, suite_of
+from tasks.answers import evaluated_version, read_answers, suite_of
 from tasks.data.dataset import load_split
 from tasks.data.tokenisation import messages_of
 from tasks.registry.client import configure
@@ -19,7 +19,7 @@ def test_training_evaluation_and_serving_read_the_same_tokens_and_answer_alike(r
 
     served = {name: mlflow.pyfunc.load_model(f"models:/{name}@production") for name in ("colours", "colours-adapter")}
     suite = suite_of(released.dataset.path("test.jsonl"), "test", 0)
-    asked = registered("candidate", released.merged.path("model"), released.merged.model_digest)
+    asked = evaluated_version("candidate", released.merged.path("model"), released.merged.model_digest)
     _, renderer = asked.load()
     trained = pq.read_table(released.tokenized.path("train.parquet"))
     records = load_split(released.dataset.path("train.jsonl"))
@@ -59,8 +59,8 @@ def test_the_served_versions_give_the_answers_that_were_scored(released, shop):
 def _answers(shop, folder):
     import json
 
-    from tasks.artifacts import GivenAnswers
+    from tasks.artifacts import ModelAnswers
 
     place = shop.state.steps / "answers" / folder
     record = json.loads((place / "manifest.json").read_text("utf-8"))["record"]
-    return GivenAnswers.model_validate(record).model_copy(update={"folder": place})
+    return ModelAnswers.model_validate(record).model_copy(update={"folder": place})

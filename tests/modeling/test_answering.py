@@ -13,7 +13,7 @@ from tasks.files.digests import model_digest
 from tasks.modeling import generation, loading
 from tasks.modeling.base_model import verified
 from tasks.modeling.generation import generate, reference_nll
-from tasks.modeling.loading import asked_in, load_model, prove_live, stored_parameters
+from tasks.modeling.loading import check_adapter_active, inference_dtype, load_model, stored_parameters
 from tasks.prompts import Example, PromptRenderer, stop_ids
 from tasks.recipe.methods import LoraMethod
 from tasks.recipe.stages import BaseModelRecipe, PromptRecipe
@@ -36,12 +36,12 @@ def test_a_gpu_that_cannot_hold_a_model_in_fp32_is_asked_in_what_is_fast_there(
 ) -> None:
     plain = load_model(tiny_base, None, "")
     assert stored_parameters(tiny_base) == sum(parameter.numel() for parameter in plain.parameters())
-    assert asked_in(tiny_base) is torch.float32 or torch.cuda.is_available()
+    assert inference_dtype(tiny_base) is torch.float32 or torch.cuda.is_available()
     card = SimpleNamespace(total_memory=room * stored_parameters(tiny_base))
     monkeypatch.setattr(loading, "device", lambda: torch.device("cuda"))
     monkeypatch.setattr(torch.cuda, "get_device_properties", lambda _: card)
     monkeypatch.setattr(torch.cuda, "get_device_capability", lambda _: capability)
-    assert asked_in(tiny_base) is format
+    assert inference_dtype(tiny_base) is format
 
 
 @pytest.fixture
@@ -105,13 +105,13 @@ def test_a_live_adapter_changes_the_logits_and_a_dead_one_is_refused(
     tiny_base: Path, adapter: Path, prompts: list[list[int]]
 ) -> None:
     model = load_model(tiny_base, adapter, model_digest(tiny_base))
-    assert prove_live(model, prompts[0]) > 0
+    assert check_adapter_active(model, prompts[0]) > 0
     with torch.no_grad():
         for name, parameter in model.named_parameters():
             if "lora_B" in name:
                 parameter.zero_()
     with pytest.raises(WorkRefused, match="not active"):
-        prove_live(model, prompts[0])
+        check_adapter_active(model, prompts[0])
 
 
 def test_an_adapter_is_refused_on_another_base_with_both_digests(tiny_base: Path, adapter: Path) -> None:

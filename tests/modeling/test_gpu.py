@@ -12,7 +12,7 @@ import torch
 
 from tasks.errors import OutOfMemory
 from tasks.modeling.generation import generate
-from tasks.modeling.loading import load_model, prove_live
+from tasks.modeling.loading import check_adapter_active, load_model
 from tasks.modeling.losses import pack_losses
 from tasks.modeling.merging import BoundAdapter, Questions, merge_best
 from tasks.modeling.methods import load_for_training, trainable
@@ -66,7 +66,7 @@ def test_every_method_trains_in_mixed_precision_and_answers(
     model = load_model(tiny_base, training.job.folder / "weights", "tiny")
     prompts, stops = prompts_of(examples[:6]), stop_ids(tiny_base)
     if name != "full":
-        assert prove_live(model, prompts[0]) > 0
+        assert check_adapter_active(model, prompts[0]) > 0
     together, alone = (generate(model, prompts, stops, 6, size) for size in (6, 1))
     assert together == alone
 

@@ -134,7 +134,7 @@ def test_what_is_folded_in_bf16_for_want_of_room_is_not_refused_for_its_rounding
 ) -> None:
     adapter = trained("full")
     for module in (loading, merging):
-        monkeypatch.setattr(module, "asked_in", lambda _: torch.bfloat16)
+        monkeypatch.setattr(module, "inference_dtype", lambda _: torch.bfloat16)
     (only,) = merge_best(adapter, questions, MergingRecipe(max_mean_kl=1.0), tmp_path / "model").candidates
     assert only.saved and 1e-8 < only.parity.mean_kl < 1e-1
     assert {weight.dtype for weight in load_model(tmp_path / "model", None, "").parameters()} == {torch.bfloat16}

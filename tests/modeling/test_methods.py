@@ -21,7 +21,7 @@ from tasks.errors import InvalidBaseModel, InvalidRecipe
 from tasks.files.digests import model_digest
 from tasks.modeling import loading
 from tasks.modeling.generation import generate, reference_nll
-from tasks.modeling.loading import load_model, prove_live
+from tasks.modeling.loading import check_adapter_active, load_model
 from tasks.modeling.losses import pack_losses
 from tasks.modeling.methods import load_base, load_for_training, trainable
 from tasks.modeling.packs import collate
@@ -190,7 +190,7 @@ def test_asked_in_bf16_for_want_of_room_it_answers_nearly_alike(
 ) -> None:
     made, stops = trained(name), stop_ids(tiny_base)
     exact = answers(load_model(tiny_base, made.weights, BASE), examples[:12], stops, 12)
-    monkeypatch.setattr(loading, "asked_in", lambda _: torch.bfloat16)
+    monkeypatch.setattr(loading, "inference_dtype", lambda _: torch.bfloat16)
     model = load_model(tiny_base, made.weights, BASE)
     assert torch.bfloat16 in {value.dtype for value in model.parameters()}
     rounded = answers(model, examples[:12], stops, 12)
@@ -205,7 +205,7 @@ def test_the_adapter_is_live_and_generation_uses_it(
 ) -> None:
     made = trained(name)
     model = load_model(tiny_base, made.weights, BASE)
-    assert prove_live(model, PROMPT) > 1e-3
+    assert check_adapter_active(model, PROMPT) > 1e-3
     stops = stop_ids(tiny_base)
     chosen = examples[::6]
     together, alone = answers(model, chosen, stops, 32), answers(model, chosen, stops, 1)

@@ -16,7 +16,7 @@ from tasks.registry.runs import MlflowRun
 from tasks.steps.progress import Meter
 from tasks.steps.state import State
 from tasks.steps.store import StepStore
-from tasks.workspace import Workplace
+from tasks.workspace import Workspace
 
 
 @pytest.fixture
@@ -167,7 +167,7 @@ def test_a_training_goes_on_whatever_is_deleted_in_mlflow(release, state, monkey
     _ = client.delete_run(run.run_id) if gone == "run" else client.delete_experiment(run.experiment_id)
     monkeypatch.setattr(train, "SEND_EVERY_SECONDS", 0.0)
     follower = train.Follower(
-        Workplace(state, StepStore(state.steps), flow, "sources"), Meter("train", 12, "steps", lambda *_: None)
+        Workspace(state, StepStore(state.steps), flow, "sources"), Meter("train", 12, "steps", lambda *_: None)
     )
     numbers = dict.fromkeys(("loss", "learning_rate", "grad_norm", "tokens_per_second"), 1.0)
     follower([{"event": "step", "time": 1.0, "step": 1, **numbers}])
