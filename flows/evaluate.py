@@ -25,7 +25,7 @@ def evaluate_version(recipe: Recipe, version: int = 0) -> EvaluationReport:
     prepare_environment(here)
     number = get_version(recipe.name, version, here.tracking_uri).version
     workspace = preflight(recipe, f"{recipe.name}/{number}")
-    with workspace.run.ending():
+    with workspace.run.finishing():
         dataset = validate(recipe, workspace)
         tokenized = preprocess(dataset, recipe, workspace)
         return evaluate_registered(number, dataset, tokenized, recipe, workspace)

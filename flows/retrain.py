@@ -49,7 +49,7 @@ def retrain(recipe: Recipe) -> Retrained:
     refuse_to_start_for_ever()
     recipe = resolve_method(recipe, state())
     workspace = preflight(recipe)
-    with workspace.run.ending():
+    with workspace.run.finishing():
         dataset = validate(recipe, workspace)
         tokenized = preprocess(dataset, recipe, workspace)
         weights = train(tokenized, recipe, workspace)

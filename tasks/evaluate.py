@@ -107,7 +107,7 @@ def report_on(
         lambda folder: _build(folder, suite, given, champion, recipe),
         uses=[dataset, *given.values()],
     )
-    workspace.run.once(made, lambda run: _tell(run, made))
+    workspace.run.log_once(made, lambda run: _log_to_mlflow(run, made))
     show(f"{recipe.name}-evaluation", made.path("report.md").read_text("utf-8"), "Base, candidate and champion.")
     return made
 
@@ -140,7 +140,7 @@ def _scores(suite: Suite, known: list[Answer], metrics: list[MetricName]) -> sco
     return scoring.score(suite, lambda _: known, metrics)
 
 
-def _tell(run: "MlflowRun", made: EvaluationReport) -> None:
+def _log_to_mlflow(run: "MlflowRun", made: EvaluationReport) -> None:
     """Metrics `<suite>/<metric>` of the candidate, `base/…` and `champion/…` of the others; the report; the rows."""
     from tasks.registry import runs
 

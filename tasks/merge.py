@@ -61,7 +61,7 @@ def merge(
 
         made = workspace.store.make("merge", inputs, MergedModel, build, uses=[weights, dataset])
     if made.candidates:
-        workspace.run.once(made, lambda run: _tell(run, made))
+        workspace.run.log_once(made, lambda run: _log_to_mlflow(run, made))
         show(f"{recipe.name}-merge", f"# Merge\n\n{markdown(made)}\n", "Ways of folding the adapter, measured.")
     return made
 
@@ -148,7 +148,7 @@ def _score(answers: Sequence[Sequence[int]], suite: Suite, renderer: PromptRende
     return float(scoring.score(suite, lambda _: given, [metric]).rows[metric.value].mean())
 
 
-def _tell(run: "MlflowRun", made: MergedModel) -> None:
+def _log_to_mlflow(run: "MlflowRun", made: MergedModel) -> None:
     """Metrics `merge/<rule>/<measure>` of every candidate, `merge/adapter/…` of base plus adapter, and the table."""
     from tasks.registry import runs
 

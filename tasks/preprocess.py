@@ -48,7 +48,7 @@ def preprocess(dataset: ValidatedDataset, recipe: Recipe, workspace: Workspace) 
 
         tokenized = workspace.store.make("preprocess", inputs, TokenizedDataset, build, uses=[dataset])
     _check_rooms(tokenized, recipe)
-    workspace.run.once(tokenized, lambda run: _tell(run, tokenized))
+    workspace.run.log_once(tokenized, lambda run: _log_to_mlflow(run, tokenized))
     show(f"{recipe.name}-masks", tokenized.path("masks.md").read_text("utf-8"), "Which tokens are trained.")
     return tokenized
 
@@ -148,7 +148,7 @@ def _summary(split: TokenisedSplit) -> str:
     )
 
 
-def _tell(run: "MlflowRun", tokenized: TokenizedDataset) -> None:
+def _log_to_mlflow(run: "MlflowRun", tokenized: TokenizedDataset) -> None:
     from tasks.registry import runs
 
     runs.log_files(run, {"prompts": [tokenized.path("masks.html"), tokenized.path("masks.md")]})

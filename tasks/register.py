@@ -78,7 +78,7 @@ def register(
 
     uses = [dataset, tokenized, weights, report, merged]
     made = workspace.store.make("register", inputs, ModelVersions, build, still_true=still_there, uses=uses)
-    workspace.run.once(made, lambda run: _tell(run, made))
+    workspace.run.log_once(made, lambda run: _log_to_mlflow(run, made))
     return made
 
 
@@ -168,7 +168,7 @@ def _address_of(base: BaseModelFolder, run: "MlflowRun") -> str:
     return f"models:/{versions.base_name(base.name)}/{version}"
 
 
-def _tell(run: "MlflowRun", made: ModelVersions) -> None:
+def _log_to_mlflow(run: "MlflowRun", made: ModelVersions) -> None:
     from tasks.registry import runs
 
     runs.log_files(run, {"release": [made.path("release.json"), made.path("MODEL_CARD.md")]})

@@ -67,11 +67,11 @@ def train(tokenized: TokenizedDataset, recipe: Recipe, workspace: Workspace) -> 
     def tell(run: "MlflowRun") -> None:
         from tasks.registry import runs
 
-        _tell(run, weights)
+        _log_to_mlflow(run, weights)
         if not parts:
             runs.log_points(run, memory_points(recipe, base.folder, tokenized, weights))
 
-    workspace.run.once(weights, tell)
+    workspace.run.log_once(weights, tell)
     return weights
 
 
@@ -208,7 +208,7 @@ def _build(
     )
 
 
-def _tell(run: "MlflowRun", weights: TrainedWeights) -> None:
+def _log_to_mlflow(run: "MlflowRun", weights: TrainedWeights) -> None:
     """The whole curve, with the log's own times: what is there already is not doubled.
 
     Points of a try that diverged were sent as it ran, and MLflow takes none back: `train.retaken` names their steps.

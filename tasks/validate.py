@@ -24,12 +24,12 @@ def validate(recipe: Recipe, workspace: Workspace) -> ValidatedDataset:
             ValidatedDataset,
             lambda folder: validate_sources(recipe.data, folder, recipe.seed, recipe.name, meter, workspace.sources),
         )
-    workspace.run.once(dataset, lambda run: _tell(run, dataset))
+    workspace.run.log_once(dataset, lambda run: _log_to_mlflow(run, dataset))
     show(f"{recipe.name}-data", dataset.path("report.md").read_text("utf-8"), "What is in the data.")
     return dataset
 
 
-def _tell(run: "MlflowRun", dataset: ValidatedDataset) -> None:
+def _log_to_mlflow(run: "MlflowRun", dataset: ValidatedDataset) -> None:
     from tasks.registry import runs
 
     files = [dataset.path(name) for name in ("report.html", "report.json", "report.md")]

@@ -81,7 +81,7 @@ class ReleaseRun:
             self._opened = run
         return self._opened
 
-    def once(self, step: StepRecord, tell: "Callable[[MlflowRun], None]") -> None:
+    def log_once(self, step: StepRecord, tell: "Callable[[MlflowRun], None]") -> None:
         """Tell MLflow of a step, unless this MLflow run was told before; while it does not answer, the step is owed.
 
         A finished step is worth more than the telling: what is owed is told with the next step or in the next flow run.
@@ -89,7 +89,7 @@ class ReleaseRun:
         self._steps.append((step, tell))
         for _ in range(2):
             try:
-                self._settle_up()
+                self._flush()
             except RunGone as fault:
                 log.warning("the MLflow run is made again and told every step. %s", fault)
                 continue
@@ -97,7 +97,7 @@ class ReleaseRun:
                 log.warning("MLflow is unreachable; results will be logged later. Continuing. %s", fault)
             return
 
-    def _settle_up(self) -> None:
+    def _flush(self) -> None:
         """Tell the MLflow run every step of this flow run that it does not know: all of them when it is a new one."""
         known = self.known_id
         for step, tell in self._steps:
@@ -112,7 +112,7 @@ class ReleaseRun:
                     _mark(step, known).touch()
 
     @contextmanager
-    def ending(self) -> Iterator[None]:
+    def finishing(self) -> Iterator[None]:
         """End the MLflow run as what it came to; also one that an earlier flow run could not end."""
         try:
             yield
@@ -124,7 +124,7 @@ class ReleaseRun:
     def _finish(self, status: str) -> None:
         try:
             if self._opened is not None:
-                self._settle_up()
+                self._flush()
             run_id, standing = self._known()
             # A flow run that finds every step opens nothing: it ends only what an earlier one left open or failed.
             if not run_id or standing == status or (self._opened is None and standing == "FINISHED"):

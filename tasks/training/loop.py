@@ -114,7 +114,7 @@ class Training:
             if file_digest(path) != wanted:
                 raise StateUnusable(f"{path}: it changed after it was tokenised; run again: it is made again.")
 
-    def _tell(self, event: str, **fields: Any) -> None:
+    def _log_event(self, event: str, **fields: Any) -> None:
         """Write to the event log, which the first process keeps."""
         if self.log is not None:
             self.log.write(event, **fields)
@@ -160,7 +160,7 @@ class Training:
     def _diverged(self, step: int, what: str) -> TrainingDiverged:
         """The error for a number that is none, raised before a checkpoint can hold what came of it."""
         taken = self.progress.step - self.started_from
-        self._tell("diverged", step=step, from_step=self.started_from, taken=taken)
+        self._log_event("diverged", step=step, from_step=self.started_from, taken=taken)
         return TrainingDiverged(f"step {step}: {what}")
 
     def _check_same_start(self) -> None:
@@ -190,7 +190,7 @@ class Training:
         progress.tokens += tokens
         progress.seconds += seconds
         progress.losses = [*progress.losses[-19:], loss]
-        self._tell(
+        self._log_event(
             "step",
             step=progress.step,
             loss=loss,
@@ -234,7 +234,7 @@ class Training:
             progress.without_improvement += 1
         patience = self.recipe.early_stopping_patience
         progress.stopped_early = bool(patience) and progress.without_improvement >= patience
-        self._tell("validation", step=progress.step, loss=loss, best_step=progress.best_step)
+        self._log_event("validation", step=progress.step, loss=loss, best_step=progress.best_step)
 
     def validation_loss(self) -> float:
         """Nats a label over the validation split."""
@@ -255,7 +255,7 @@ class Training:
 
     def _checkpoint(self) -> None:
         checkpoints.save(self.job.folder, self.strategy, self.progress)
-        self._tell("checkpoint", step=self.progress.step)
+        self._log_event("checkpoint", step=self.progress.step)
         self.accelerator.wait_for_everyone()
         self.checkpointed = time.monotonic()
 
@@ -276,7 +276,7 @@ class Training:
         shutil.rmtree(job.folder / WEIGHTS, ignore_errors=True)
         saving.save(model, job.tokenizer, job.folder / WEIGHTS, job.origin, self.start, job.trust_remote_code)
         self._sum_up(peak_memory)
-        self._tell("done", step=progress.step, seconds=progress.seconds)
+        self._log_event("done", step=progress.step, seconds=progress.seconds)
 
     def _sum_up(self, peak_memory: int) -> None:
         """Write the summary, once the weights are on the disk."""

@@ -108,7 +108,7 @@ def test_killed_it_leaves_no_process_behind_either(fresh):
 def trained_only(recipe):
     """The first three steps, without a stop."""
     place = preflight(recipe)
-    with place.run.ending():
+    with place.run.finishing():
         dataset = validate(recipe, place)
         return train(preprocess(dataset, recipe, place), recipe, place)
 

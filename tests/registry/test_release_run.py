@@ -53,38 +53,38 @@ def status(state: State, run: MlflowRun) -> str:
 
 def test_a_flow_run_that_finds_everything_ends_the_run_that_a_killed_one_left_running(release, state, step):
     killed = release()
-    killed.once(step("train"), tagged("train"))
+    killed.log_once(step("train"), tagged("train"))
     assert status(state, killed.open()) == "RUNNING"
 
-    with (again := release()).ending():
-        again.once(step("train"), lambda run: pytest.fail("told twice"))
+    with (again := release()).finishing():
+        again.log_once(step("train"), lambda run: pytest.fail("told twice"))
     assert status(state, killed.open()) == "FINISHED"
 
 
 def test_a_flow_run_that_fails_before_it_writes_anything_leaves_a_finished_run_alone(release, state):
-    with (first := release()).ending():
+    with (first := release()).finishing():
         run = first.open()
-    with pytest.raises(RuntimeError), release().ending():
+    with pytest.raises(RuntimeError), release().finishing():
         raise RuntimeError
     assert status(state, run) == "FINISHED"
 
 
 def test_a_failed_run_is_finished_by_the_flow_run_that_finds_everything(release, state):
     failed = release()
-    with pytest.raises(RuntimeError), failed.ending():
+    with pytest.raises(RuntimeError), failed.finishing():
         run = failed.open()
         raise RuntimeError
     assert status(state, run) == "FAILED"
-    with release().ending():
+    with release().finishing():
         pass
     assert status(state, run) == "FINISHED"
 
 
 def test_a_run_deleted_between_two_steps_is_made_again_and_told_both(release, state, step):
     flow = release()
-    flow.once(step("train"), tagged("train"))
+    flow.log_once(step("train"), tagged("train"))
     connect(state.tracking_uri).delete_run(flow.open().run_id)
-    flow.once(step("evaluate"), tagged("evaluate"))
+    flow.log_once(step("evaluate"), tagged("evaluate"))
     assert {"train", "evaluate"} <= tags(state, flow.open().run_id)
 
 
@@ -97,7 +97,7 @@ def test_a_run_deleted_while_it_is_told_of_a_step_is_made_again(release, state, 
             connect(run.tracking_uri).delete_run(run.run_id)
         tagged("train")(run)
 
-    flow.once(step("train"), tell)
+    flow.log_once(step("train"), tell)
     assert len(set(runs)) == 2 and "train" in tags(state, runs[1])
     assert "made again" in caplog.text
 
@@ -107,7 +107,7 @@ def test_a_deleted_experiment_ends_the_flow_with_the_way_to_bring_it_back(releas
     run = flow.open()
     connect(state.tracking_uri).delete_experiment(run.experiment_id)
     with pytest.raises(StateUnusable, match="mlflow experiments restore"):
-        flow.once(step("train"), tagged("train"))
+        flow.log_once(step("train"), tagged("train"))
 
 
 @pytest.mark.parametrize(
@@ -117,10 +117,10 @@ def test_a_deleted_experiment_ends_the_flow_with_the_way_to_bring_it_back(releas
 )
 def test_a_damaged_note_is_named_and_the_run_found_by_its_key(release, state, step, content, caplog):
     first = release()
-    first.once(step("train"), tagged("train"))
+    first.log_once(step("train"), tagged("train"))
     first.note.write_bytes(content)
     again = release()
-    again.once(step("evaluate"), tagged("evaluate"))
+    again.log_once(step("evaluate"), tagged("evaluate"))
     assert again.open().run_id == first.open().run_id
     assert str(first.note) in caplog.text
 
@@ -144,17 +144,17 @@ def test_two_flow_runs_that_find_the_same_step_at_once_tell_it_once(release, ste
 
 def test_a_run_that_cannot_be_ended_keeps_its_status_and_the_flow_its_outcome(release, state, caplog):
     flow = release()
-    with pytest.MonkeyPatch.context() as patch, flow.ending():
+    with pytest.MonkeyPatch.context() as patch, flow.finishing():
         run = flow.open()
         patch.setattr(runs, "finish", lambda *_: (_ for _ in ()).throw(StateUnusable("away")))
     assert status(state, run) == "RUNNING" and "until the next flow run" in caplog.text
-    with release().ending():
+    with release().finishing():
         pass
     assert status(state, run) == "FINISHED"
 
 
 def test_no_lock_file_is_left_beside_a_step(release, state, step):
-    release().once(step("train"), tagged("train"))
+    release().log_once(step("train"), tagged("train"))
     left = {path.name for path in Path(state.steps / "step").iterdir() if path.is_file()}
     assert left == set()
 
