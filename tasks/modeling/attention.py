@@ -1,4 +1,7 @@
-"""Attention that keeps packed documents apart: one causal product a document, no mask, no waste.
+"""Attention that keeps packed documents apart: one causal product per document, no mask, no waste.
+
+    pack           a a a a | b b | c c c        document_ends = (4, 6, 9)
+    token 6 (c)    reads none of a and b: only itself
 
 Registered with transformers under the name `documents`; a forward pass says where documents end through the keyword
 `document_ends`. Without it the sequence is one document. Pads, caches and masks are not for this function: generation

@@ -3,6 +3,11 @@
 `candidate`, `staging` and `production` each name the newest version that got that far, so a promotion to production
 moves all three, and one to staging moves candidate too. `previous` is the production before this one, the way back.
 Adapter and merged model move together, `production` of the merged model last (`moves.py` says what a crash leaves).
+
+    version            1            2            3 is promoted
+    before             previous     production
+    after                           previous     candidate, staging, production
+
 What was decided on is looked at again here, under the lock of the moves: no other promotion comes in between.
 """
 

@@ -4,6 +4,11 @@ A step is built in `<kind>/<key>.partial` under a lock that dies with its proces
 the folder is renamed into place. So a folder with its final name is whole; a partial one was interrupted, and its step
 may go on in it or start it anew.
 
+    inputs ──digest──▶ key ──▶ <kind>/<key>/manifest.json there and true? ──yes──▶ reused
+                                        │ no
+                                        ▼
+                       <kind>/<key>.partial/  inputs.json, files, manifest.json  ──rename──▶ <kind>/<key>/
+
 A manifest holds size and digest of every file, and a digest of itself. A step whose files hold something else counts
 as not there. What this machine has read is kept in `<key>.verified`, so that files which stay are read once.
 """
