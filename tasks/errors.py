@@ -1,19 +1,19 @@
 """The error tree: the type decides the retry, the text says where, what was found and what to do.
 
-    TunelineError
-    ├─ PermanentError       trying again cannot help
-    │  ├─ InvalidRecipe     a key is wrong, or two contradict each other
-    │  ├─ InvalidData       sources cannot be read, or are too bad
-    │  ├─ InvalidBaseModel  a base cannot be found, loaded or trusted
-    │  ├─ WorkRefused       a proof failed
-    │  ├─ StateUnusable     the state folder cannot be written
-    │  └─ UnknownVersion    the registry has no such name, version or alias
-    └─ TransientError       the same work may succeed when tried again
-       ├─ ServiceUnavailable
-       ├─ RunGone
-       └─ WorkerDied        the training process ended early
-          ├─ OutOfMemory    the next try halves the micro-batch
-          └─ TrainingDiverged
+TunelineError
+├─ PermanentError       trying again cannot help
+│  ├─ InvalidRecipe     a key is wrong, or two contradict each other
+│  ├─ InvalidData       sources cannot be read, or are too bad
+│  ├─ InvalidBaseModel  a base cannot be found, loaded or trusted
+│  ├─ WorkRefused       a proof failed
+│  ├─ StateUnusable     the state folder cannot be written
+│  └─ UnknownVersion    the registry has no such name, version or alias
+└─ TransientError       the same work may succeed when tried again
+   ├─ ServiceUnavailable
+   ├─ RunGone
+   └─ WorkerDied        the training process ended early
+      ├─ OutOfMemory    the next try halves the micro-batch
+      └─ TrainingDiverged
 """
 
 from tasks.output.credentials import without_credentials
