@@ -134,7 +134,7 @@ def test_two_flow_runs_that_find_the_same_step_at_once_tell_it_once(release, ste
         runs.append(run.run_id)
         time.sleep(0.3)
 
-    flows = [threading.Thread(target=release().once, args=(evaluated, tell)) for _ in range(3)]
+    flows = [threading.Thread(target=release().log_once, args=(evaluated, tell)) for _ in range(3)]
     for flow in flows:
         flow.start()
     for flow in flows:
