@@ -18,7 +18,7 @@ QUICK = {"rounds": 1, "alpaca_rows": 4, "banking_rows": 4, "prompts": 4, "guide_
 
 def options(arguments: Sequence[str]) -> argparse.Namespace:
     """What the command line says."""
-    parser = argparse.ArgumentParser(prog="python -m benchmarks", description=__doc__)
+    parser = argparse.ArgumentParser(prog="python -m benchmarks.speed", description=__doc__)
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--alpaca-rows", type=int, default=16, help="rows that each contender trains on once a round")
     parser.add_argument("--banking-rows", type=int, default=16)

@@ -113,5 +113,5 @@ def make_trl() -> None:
     pip = [str(TRL / "bin" / "python"), "-m", "pip", "install", "--quiet", "--disable-pip-version-check"]
     done = subprocess.run([*pip, "-c", str(ROOT / "constraints.txt"), *TRL_PACKAGES], check=False)
     if done.returncode:
-        raise SystemExit("TRL could not be installed; `python -m benchmarks --without-trl` measures the others.")
+        raise SystemExit("TRL could not be installed; `python -m benchmarks.speed --without-trl` measures the others.")
     TRL_READY.touch()
