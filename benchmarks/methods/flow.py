@@ -20,7 +20,7 @@ from tasks.validate import validate
 def measure(recipe: Recipe) -> Measured:
     """Everything up to the merge; what is measured needs no registry."""
     place = preflight(recipe)
-    with place.run.ending():
+    with place.run.finishing():
         dataset = validate(recipe, place)
         tokenized = preprocess(dataset, recipe, place)
         weights = train(tokenized, recipe, place)

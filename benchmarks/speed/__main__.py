@@ -7,9 +7,10 @@ from pathlib import Path
 
 from benchmarks.speed.jobs import PADDED, Job
 from benchmarks.speed.results import ANSWERS, Findings, write
-from benchmarks.speed.rounds import ROOT, Entry, make_trl, measure
+from benchmarks.speed.rounds import Entry, make_trl, measure
 from benchmarks.speed.rows import ALPACA, BANKING, Row, read_rows, real_tokens, spread
 from flows.environment import choose_waiting
+from tasks.project import ROOT
 from tasks.steps.state import state
 
 DATA = ROOT.parent / "shared" / "data"

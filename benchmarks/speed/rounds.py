@@ -70,7 +70,7 @@ def run_apart(job: Job) -> dict[str, Any]:
     with tempfile.TemporaryDirectory() as place:
         told, out = Path(place, "job.json"), Path(place, "out.json")
         job.write(told)
-        command = [python, "-m", f"benchmarks.{module}", str(told), str(out)]
+        command = [python, "-m", f"benchmarks.speed.{module}", str(told), str(out)]
         done = subprocess.run(command, cwd=ROOT, env=variables, capture_output=True, text=True, check=False)
         if done.returncode:
             raise SystemExit(f"{job.contender} failed, exit code {done.returncode}:\n{done.stderr[-3000:]}")
