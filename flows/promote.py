@@ -30,8 +30,8 @@ def promote_version(
         target: How far it goes: candidate, staging or production.
         force: Move the aliases although the policy says no; the version has to answer all the same.
         reason: Why; force needs it, and the ledger keeps it.
-        policy: File with the rules, on the machine that promotes; empty means mlflow/promotion_policy.yaml of its
-            checkout. What the version's own recipe named is not looked at.
+        policy: File with the rules, on the machine that promotes; empty means the one that came with
+            Tuneline. What the version's own recipe named is not looked at.
     """
     here = state()
     prepare_environment(here)

@@ -88,7 +88,7 @@ def version_at(address: str, key: str, state: State) -> lookup.Version:
 
 
 def registered_folder(found: lookup.Version, state: State) -> Path:
-    """The folder of a version's weights, fetched where it has to be."""
+    """The folder of a version's weights, with the bytes that were registered, fetched where it has to be."""
     from tasks.registry import versions
 
     return versions.model_folder(state.tracking_uri, found.name, found.version, state.root / "cache")
@@ -140,7 +140,7 @@ class RegisteredModel:
 
 
 def version_of(name: str, version: int, workspace: Workspace, trust_remote_code: bool = False) -> RegisteredModel:
-    """The version with this number, or the one in production for 0; raises as `existing` does."""
+    """The version with this number, or the one in production for 0; raises as `lookup.get_version` does."""
     return _registered_model(get_version(name, version, workspace.state.tracking_uri), workspace, trust_remote_code)
 
 
@@ -154,7 +154,7 @@ def champion_of(
 
 
 def _registered_model(found: lookup.Version, workspace: Workspace, trust_remote_code: bool) -> RegisteredModel:
-    folder = folder_of(found.name, found.version, workspace)
+    folder = registered_folder(found, workspace.state)
     weights, base_digest = (found.tags.get(tag, "") for tag in ("weights", "base"))
     base = _base_of(folder, found, workspace, trust_remote_code) if is_adapter(folder) else None
     model = wanted_digest(found.tags)
@@ -167,20 +167,13 @@ def _base_of(folder: Path, found: lookup.Version, workspace: Workspace, trust_re
 
     uri, cache = workspace.state.tracking_uri, workspace.state.root / "cache"
     address = versions.base_address(versions.checked_folder(uri, found.name, found.version, cache))
-    if address.startswith("models:/"):
+    if address.startswith(REGISTRY):
         return versions.base_folder(address, uri, cache)
     origin = origin_of(folder)
     base = BaseModelRecipe(
         model=origin["base_name"], revision=origin["base_revision"], trust_remote_code=trust_remote_code
     )
     return resolve(base, workspace.state.bases).folder
-
-
-def folder_of(name: str, version: int, workspace: Workspace) -> Path:
-    """A version's model folder, with the bytes that were registered."""
-    from tasks.registry import versions
-
-    return versions.model_folder(workspace.state.tracking_uri, name, version, workspace.state.root / "cache")
 
 
 ADAPTERS_KEY = "training.method.adapters"

@@ -19,14 +19,14 @@ from tasks.validate import validate
 @flow(name="measure a method", flow_run_name="{recipe.name}")
 def measure(recipe: Recipe) -> Measured:
     """Everything up to the merge; what is measured needs no registry."""
-    place = preflight(recipe)
-    with place.run.finishing():
-        dataset = validate(recipe, place)
-        tokenized = preprocess(dataset, recipe, place)
-        weights = train(tokenized, recipe, place)
-        report = evaluate(weights, dataset, tokenized, recipe, place)
+    workspace = preflight(recipe)
+    with workspace.run.finishing():
+        dataset = validate(recipe, workspace)
+        tokenized = preprocess(dataset, recipe, workspace)
+        weights = train(tokenized, recipe, workspace)
+        report = evaluate(weights, dataset, tokenized, recipe, workspace)
         try:
-            merged = merge(weights, dataset, tokenized, recipe, place)
+            merged = merge(weights, dataset, tokenized, recipe, workspace)
             folded: dict[str, Any] = {
                 "kind": merged.kind,
                 "rule": merged.rule,

@@ -22,7 +22,7 @@ from tasks.errors import ServiceUnavailable, StateUnusable
 from tasks.output.credentials import without_credentials
 from tasks.output.terminal import console
 from tasks.project import ROOT
-from tasks.registry import relocation
+from tasks.registry import database, relocation
 from tasks.steps.state import State, make_private, state
 from tasks.steps.store import writable
 
@@ -240,7 +240,7 @@ def servers(state: State) -> Iterator[Finding]:
     else:
         whose = "the server of tuneline ui" if address == prefect_address(state) else "answers"
         yield prefect_server(f"{without_credentials(address)}, {whose}")
-    if state.tracking_uri.startswith(("http://", "https://")):
+    if database.is_server(state.tracking_uri):
         yield reachable("MLflow", state.tracking_uri, "/health")
     elif fault := relocation.moved(state.tracking_uri):
         yield Finding("MLflow", fault, "broken")

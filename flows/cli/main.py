@@ -177,7 +177,7 @@ def promote(
     target: Annotated[str, typer.Option("--to", help="candidate, staging or production.")] = "production",
     force: Annotated[bool, typer.Option("--force", help="Move the alias although the policy says no.")] = False,
     reason: Annotated[str, typer.Option("--reason", help="Why; --force needs it, the ledger keeps it.")] = "",
-    policy: Annotated[str, typer.Option(metavar="FILE", help="Rules that decide; else those of the checkout.")] = "",
+    policy: Annotated[str, typer.Option(metavar="FILE", help="Rules that decide; else Tuneline's own.")] = "",
 ) -> None:
     """Let the policy decide on a version, and move its alias when the answer is yes."""
     from tasks.recipe.stages import PromotionTarget

@@ -16,6 +16,7 @@ from flows.cli.servers import guarded
 from flows.environment import AUTH, EPHEMERAL, SERVER_AUTH, answers, auth_string, prefect_address
 from tasks.errors import PermanentError, ServiceUnavailable
 from tasks.project import ROOT
+from tasks.registry.database import is_server
 from tasks.steps.state import State
 from tasks.steps.store import writable
 
@@ -93,7 +94,7 @@ def environment(state: State, prefect: int, password: str) -> dict[str, str]:
 def _start_servers(children: Children, state: State, prefect: int, mlflow: int, console: Console) -> dict[str, int]:
     console.print("Starting Prefect and MLflow, about 20 s (a minute the first time).")
     pids = {"prefect": children.start("prefect", [*PREFECT, "server", "start"])}
-    if not state.tracking_uri.startswith(("http://", "https://")):
+    if not is_server(state.tracking_uri):
         pids["mlflow"] = children.start("mlflow", mlflow_command(state, mlflow))
         children.wait_for("mlflow", lambda: answers(mlflow, "/health"))
     children.wait_for("prefect", lambda: answers(prefect, "/api/health"))
@@ -141,7 +142,7 @@ def say_password(password: str, state: State, console: Console) -> None:
 
 
 def _welcome(state: State, prefect: int, mlflow: int) -> Panel:
-    remote = state.tracking_uri.startswith(("http://", "https://"))
+    remote = is_server(state.tracking_uri)
     lines = [
         ("Prefect  ", f"http://127.0.0.1:{prefect}/v2/deployments"),
         ("", "  retrain → Run → Custom run: change the recipe in the form, press Submit."),

@@ -103,7 +103,7 @@ def _experiment(client: Any, tracking_uri: str, name: str, artifacts: Path | Non
 
 def _location(tracking_uri: str, artifacts: Path | None) -> str | None:
     """A server chooses for itself; any other store would put files into the working folder of whoever came first."""
-    if tracking_uri.startswith(("http://", "https://")):
+    if database.is_server(tracking_uri):
         return None
     path = sqlite_path(tracking_uri)
     folder = artifacts or (path.with_name(database.ARTIFACTS) if path else None)
